@@ -1,0 +1,35 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+#ifndef GMEM_VMM_DEMO_H
+#define GMEM_VMM_DEMO_H
+
+#include <time.h>
+
+#include "host.h"
+#include "show.h"
+
+/* What one step of the demonstration leaves for the next. */
+struct demo {
+	int step;		/* the last one that the guest has done */
+	__u8 used[FILE_PAGES];	/* pages in memory before the conversion */
+	struct map_row row;	/* the map at that time */
+	__u64 frame;		/* of DATA_PAGE */
+	struct usage empty, full, shared, again;
+	struct vcpu counter;
+	pthread_t thread;
+	__u32 counted;
+	unsigned long conversions;
+	struct pin pin;
+	struct timespec refused;
+};
+
+extern struct demo demo;
+
+static inline void *at(const struct vm *vm, unsigned long page, unsigned int byte)
+{
+	return vm->mem + page * PAGE_BYTES + byte;
+}
+
+/* steps.c */
+void demo_step(struct vm *vm, int step);
+
+#endif /* GMEM_VMM_DEMO_H */

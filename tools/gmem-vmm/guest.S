@@ -1,0 +1,260 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/*
+ * The guest: flat 32-bit protected mode, no paging, no interrupts.  It is
+ * position independent apart from the data addresses of guest.h, so it rides
+ * in the VMM's read-only data and is copied to CODE_PAGE as it is.
+ *
+ * The code stays in shared memory.  On CPUs that do not save the address of
+ * the next instruction, KVM decodes a hypercall to step over it and reads
+ * the bytes through the memslot's userspace_addr: the host cannot do that
+ * for a private page.
+ */
+#include "guest.h"
+
+/* <linux/kvm_para.h> and <asm/kvm_para.h> are not for assembly. */
+#define KVM_CPUID_SIGNATURE		0x40000000
+#define KVM_CPUID_FEATURES		0x40000001
+#define KVM_FEATURE_HC_MAP_GPA_RANGE	16
+#define KVM_HC_MAP_GPA_RANGE		12
+#define PRIVATE				0x10	/* KVM_MAP_GPA_RANGE_ENCRYPTED */
+#define SHARED				0	/* KVM_MAP_GPA_RANGE_DECRYPTED */
+
+#define CPUID_AMD	0x68747541	/* "Auth"enticAMD */
+#define CPUID_HYGON	0x6f677948	/* "Hygo"nGenuine */
+#define CPUID_KVM	0x4b4d564b	/* "KVMK"VMKVM */
+
+/* Calls \func with %esi pointing to \text. */
+.macro with_text func, text
+	call	.Lbehind\@
+	.asciz	"\text"
+.Lbehind\@:
+	pop	%esi
+	call	\func
+.endm
+
+.macro say text
+	with_text print, "\text\n"
+.endm
+
+.macro fail text
+	with_text give_up, "\text\n"
+.endm
+
+.macro put page, at, text
+	mov	$(GPA(\page) + \at), %edi
+	with_text copy_text, "\text"
+.endm
+
+.macro expect page, at, text
+	mov	$(GPA(\page) + \at), %edi
+	with_text check_text, "\text"
+.endm
+
+.macro step number
+	mov	$\number, %al
+	out	%al, $PORT_STEP
+.endm
+
+/* Returns the result of the hypercall in %eax. */
+.macro ask page, pages, attributes
+	mov	$GPA(\page), %ebx
+	mov	$\pages, %ecx
+	mov	$\attributes, %edx
+	call	map_gpa_range
+.endm
+
+.macro convert page, pages, attributes
+	ask	\page, \pages, \attributes
+	call	must_be_done
+.endm
+
+	.section .rodata.guest, "a", @progbits
+	.code32
+	.globl	guest_image, guest_counter, guest_image_end
+guest_image:
+	mov	$GPA(STACK_END_PAGE), %esp
+	call	find_hypercall
+	say	"running, and KVM offers me conversions"
+
+	/* One page written by both sides, and both texts survive. */
+	expect	DATA_PAGE, AT_HOST, TEXT_HOST
+	put	DATA_PAGE, AT_GUEST, TEXT_GUEST
+	step	STEP_SHARED
+	convert	DATA_PAGE, DATA_PAGES, PRIVATE
+	expect	DATA_PAGE, AT_HOST, TEXT_HOST
+	expect	DATA_PAGE, AT_GUEST, TEXT_GUEST
+	put	DATA_PAGE, AT_PRIVATE, TEXT_PRIVATE
+	say	"both texts are still there, and I added a third"
+	step	STEP_PRIVATE
+	convert	DATA_PAGE, DATA_PAGES, SHARED
+	step	STEP_BACK
+	expect	DATA_PAGE, AT_ANSWER, TEXT_ANSWER
+	say	"I can read the host's answer"
+
+	/* Much memory, first touched while it is private. */
+	step	STEP_BULK
+	convert	BULK_PAGE, BULK_PAGES, PRIVATE
+	call	fill_bulk
+	say	"all of it read as zeros, and now has my marks"
+	step	STEP_BULK_FULL
+	convert	BULK_PAGE, BULK_PAGES, SHARED
+	step	STEP_BULK_BACK
+	convert	BULK_PAGE, BULK_PAGES, PRIVATE
+	call	check_bulk
+	say	"my marks are still there, and so are the host's"
+	step	STEP_BULK_DONE
+
+	/* Conversions of a page that the second CPU writes all the time. */
+	step	STEP_LIVE
+	mov	$LIVE_ROUNDS, %ebp
+1:	convert	COUNT_PAGE, 1, PRIVATE
+	call	wait_for_count
+	convert	COUNT_PAGE, 1, SHARED
+	call	wait_for_count
+	dec	%ebp
+	jnz	1b
+	movl	$1, NOTE_STOP
+	step	STEP_LIVE_DONE
+
+	/* No memory there: the VMM must refuse, and nobody must fall over. */
+	ask	LAST_PAGE, 2, PRIVATE
+	test	%eax, %eax
+	jz	1f
+	say	"refused, as it should be"
+	step	STEP_REFUSED
+	jmp	2f
+1:	fail	"the VMM agreed to convert memory that is not there"
+2:
+
+	/* The host has a pin on one page of these. */
+	put	BUSY_PAGE, AT_GUEST, TEXT_GUEST
+	put	PINNED_PAGE, AT_GUEST, TEXT_GUEST
+	step	STEP_BUSY
+	convert	BUSY_PAGE, BUSY_PAGES, PRIVATE
+	expect	BUSY_PAGE, AT_GUEST, TEXT_GUEST
+	expect	PINNED_PAGE, AT_GUEST, TEXT_GUEST
+	say	"they are private, and my texts are still there"
+	step	STEP_BUSY_DONE
+
+	step	STEP_END
+	hlt
+
+/* The second CPU counts in memory and in a register. */
+guest_counter:
+	xor	%eax, %eax
+1:	lock incl GPA(COUNT_PAGE)
+	inc	%eax
+	cmpl	$0, NOTE_STOP
+	je	1b
+	out	%eax, $PORT_COUNT
+	hlt
+
+/*
+ * A guest asks CPUID before it makes hypercalls: is this KVM, does it offer
+ * KVM_HC_MAP_GPA_RANGE, and which instruction does this CPU have for it?
+ * KVM can patch in the right one, but only where it may write to the code.
+ */
+find_hypercall:
+	xor	%eax, %eax
+	cpuid
+	cmp	$CPUID_AMD, %ebx
+	sete	NOTE_AMD
+	cmp	$CPUID_HYGON, %ebx
+	sete	%al
+	or	%al, NOTE_AMD
+	mov	$KVM_CPUID_SIGNATURE, %eax
+	cpuid
+	cmp	$CPUID_KVM, %ebx
+	jne	1f
+	mov	$KVM_CPUID_FEATURES, %eax
+	cpuid
+	bt	$KVM_FEATURE_HC_MAP_GPA_RANGE, %eax
+	jnc	1f
+	ret
+1:	fail	"CPUID does not offer KVM_HC_MAP_GPA_RANGE"
+
+map_gpa_range:
+	mov	$KVM_HC_MAP_GPA_RANGE, %eax
+	cmpb	$0, NOTE_AMD
+	je	1f
+	vmmcall
+	ret
+1:	vmcall
+	ret
+
+must_be_done:
+	test	%eax, %eax
+	jnz	1f
+	ret
+1:	fail	"my request was refused"
+
+/* Zeros first, then each page is marked with its own address. */
+fill_bulk:
+	mov	$GPA(BULK_PAGE), %ebx
+1:	mov	%ebx, %edi
+	mov	$(1 << PAGE_SHIFT) / 4, %ecx
+	xor	%eax, %eax
+	repe scasl
+	jne	2f
+	mov	%ebx, (%ebx)
+	add	$(1 << PAGE_SHIFT), %ebx
+	cmp	$GPA(BULK_PAGE + BULK_PAGES), %ebx
+	jb	1b
+	ret
+2:	fail	"memory never seen before is not zero"
+
+/* The host has added the complement. */
+check_bulk:
+	mov	$GPA(BULK_PAGE), %ebx
+1:	cmp	%ebx, (%ebx)
+	jne	2f
+	mov	%ebx, %eax
+	not	%eax
+	cmp	%eax, 4(%ebx)
+	jne	2f
+	add	$(1 << PAGE_SHIFT), %ebx
+	cmp	$GPA(BULK_PAGE + BULK_PAGES), %ebx
+	jb	1b
+	ret
+2:	fail	"a mark is gone"
+
+/* Both states have to see the second CPU at work. */
+wait_for_count:
+	mov	GPA(COUNT_PAGE), %eax
+1:	pause
+	cmp	GPA(COUNT_PAGE), %eax
+	je	1b
+	ret
+
+copy_text:
+	lodsb
+	stosb
+	test	%al, %al
+	jnz	copy_text
+	ret
+
+check_text:
+	lodsb
+	scasb
+	jne	1f
+	test	%al, %al
+	jnz	check_text
+	ret
+1:	fail	"the text is not what it was"
+
+/* By single characters: KVM has to emulate string I/O. */
+print:
+	lodsb
+	test	%al, %al
+	jz	1f
+	out	%al, $PORT_CHAR
+	jmp	print
+1:	ret
+
+give_up:
+	call	print
+	out	%al, $PORT_FAIL
+	hlt
+guest_image_end:
+
+	.section .note.GNU-stack, "", @progbits

@@ -1,0 +1,71 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/*
+ * What the guest program (guest.S) and the VMM agree on: the layout of the
+ * memory, the ports, the steps of the demonstration, and the texts.
+ */
+#ifndef GMEM_VMM_GUEST_H
+#define GMEM_VMM_GUEST_H
+
+#define PAGE_SHIFT	12
+
+/*
+ * Offset 0 of the file is not guest physical address 0, and in most VMMs it
+ * is not: KVM_SET_MEMORY_ATTRIBUTES2 takes file offsets, the guest talks of
+ * guest physical addresses, and mixing them up has to show.
+ */
+#define MEM_GPA		0x1000000
+#define GPA(page)	(MEM_GPA + ((page) << PAGE_SHIFT))
+
+/* The file, in pages. */
+#define CODE_PAGE	0	/* code and stack */
+#define STACK_END_PAGE	3
+#define NOTE_PAGE	8	/* always shared: notes between the CPUs */
+#define DATA_PAGE	16
+#define DATA_PAGES	4
+#define COUNT_PAGE	32
+#define BUSY_PAGE	48
+#define BUSY_PAGES	8
+#define PINNED_PAGE	51	/* the one that the host will not let go */
+#define BULK_PAGE	4096
+#define BULK_PAGES	4096
+#define LAST_PAGE	8191
+#define FILE_PAGES	(LAST_PAGE + 1)
+
+/* 32-bit words in the note page. */
+#define NOTE_STOP	(GPA(NOTE_PAGE) + 0)	/* second CPU: stop counting */
+#define NOTE_AMD	(GPA(NOTE_PAGE) + 4)	/* hypercall is VMMCALL */
+
+#define PORT_CHAR	0x10	/* AL: next character of a message */
+#define PORT_STEP	0x11	/* AL: a step is done, it is the host's turn */
+#define PORT_COUNT	0x12	/* EAX: how far the second CPU counted */
+#define PORT_FAIL	0x13	/* the message before says what is wrong */
+
+#define STEP_SHARED	1
+#define STEP_PRIVATE	2
+#define STEP_BACK	3
+#define STEP_BULK	4
+#define STEP_BULK_FULL	5
+#define STEP_BULK_BACK	6
+#define STEP_BULK_DONE	7
+#define STEP_LIVE	8
+#define STEP_LIVE_DONE	9
+#define STEP_REFUSED	10
+#define STEP_BUSY	11
+#define STEP_BUSY_DONE	12
+#define STEP_END	13
+
+#define LIVE_ROUNDS	50	/* to private and back, under the counter */
+
+/* Where in the page each text goes, and the text. */
+#define AT_HOST		0x000
+#define AT_GUEST	0x100
+#define AT_PRIVATE	0x200
+#define AT_ANSWER	0x300
+#define AT_TOUCH	0xfff	/* a byte for the host to try */
+
+#define TEXT_HOST	"host, page shared"
+#define TEXT_GUEST	"guest, page shared"
+#define TEXT_PRIVATE	"guest, page private"
+#define TEXT_ANSWER	"host, page shared again"
+
+#endif /* GMEM_VMM_GUEST_H */

@@ -1,0 +1,29 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+#ifndef GMEM_VMM_HOST_H
+#define GMEM_VMM_HOST_H
+
+#include <signal.h>
+#include <stdbool.h>
+
+/* Touching memory that may be private */
+struct touch {
+	bool fault;		/* it was SIGBUS, and ... */
+	int code;		/* ... this is what the signal said */
+	void *addr;
+};
+
+void touch_init(void);
+struct touch touch_read(const void *addr);
+struct touch touch_write(void *addr);
+int syscall_touch(const void *addr);
+
+/* Holding on to a page, as a device or a slow system call does */
+struct pin {
+	int gup_fd;
+	int pipe[2];
+};
+
+const char *pin_page(struct pin *pin, void *addr);
+void unpin_page(struct pin *pin);
+
+#endif /* GMEM_VMM_HOST_H */

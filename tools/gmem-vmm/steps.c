@@ -1,0 +1,214 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * The steps of the demonstration.  The guest (guest.S) leads: after each of
+ * its steps it is the host's turn to look at what came of it.
+ */
+#include <errno.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "demo.h"
+
+#define BULK_KB		(BULK_PAGES * PAGE_BYTES / 1024)
+
+static void check_text(const struct vm *vm, unsigned int where, const char *text)
+{
+	const char *found = at(vm, DATA_PAGE, where);
+
+	if (strcmp(found, text))
+		die("NOT TRUE: page %u has \"%s\", not \"%s\"", DATA_PAGE, found, text);
+	check(true, "the host reads \"%s\" in page %u", found, DATA_PAGE);
+}
+
+static void step_shared(struct vm *vm)
+{
+	check_text(vm, AT_HOST, TEXT_HOST);
+	check_text(vm, AT_GUEST, TEXT_GUEST);
+	check(frame_of(at(vm, DATA_PAGE, 0), &demo.frame), "the host has page %u mapped",
+	      DATA_PAGE);
+	title("To private: the contents stay, the host is shut out");
+}
+
+static void check_sigbus(const struct vm *vm, unsigned long page, bool write)
+{
+	void *addr = at(vm, page, AT_TOUCH);
+	struct touch touch = write ? touch_write(addr) : touch_read(addr);
+
+	check(touch.fault && touch.code == BUS_ADRERR && touch.addr == addr,
+	      "host %s page %lu: SIGBUS, BUS_ADRERR (code %d), at offset %#lx",
+	      write ? "writes to" : "reads", page, touch.code,
+	      touch.fault ? (unsigned long)((__u8 *)touch.addr - vm->mem) : 0);
+}
+
+static void step_private(struct vm *vm)
+{
+	__u8 used[FILE_PAGES];
+	__u64 frame;
+	int err;
+
+	check_sigbus(vm, DATA_PAGE, false);
+	check_sigbus(vm, DATA_PAGE, true);
+	check_sigbus(vm, DATA_PAGE + 1, true);
+	say("       A private page belongs to the guest alone.  The mapping is still there, as\n"
+	    "       a range of addresses, but a touch of such a page is SIGBUS: we catch it\n"
+	    "       and go on.  It did no harm, and works again when the page is shared.");
+	err = syscall_touch(at(vm, DATA_PAGE, 0));
+	check(err == EFAULT, "a system call that is given page %u fails, without a signal: %s",
+	      DATA_PAGE, strerror(err));
+	check(!frame_of(at(vm, DATA_PAGE, 0), &frame), "page %u is not in the host's page tables",
+	      DATA_PAGE);
+	pages_in_memory(vm, used);
+	check(!used[DATA_PAGE + 1], "page %u is still untouched: SIGBUS allocates nothing",
+	      DATA_PAGE + 1);
+	title("To shared again: the same bytes in the same frame");
+}
+
+static void step_back(struct vm *vm)
+{
+	__u64 frame;
+
+	check_text(vm, AT_HOST, TEXT_HOST);
+	check_text(vm, AT_GUEST, TEXT_GUEST);
+	check_text(vm, AT_PRIVATE, TEXT_PRIVATE);
+	check(frame_of(at(vm, DATA_PAGE, 0), &frame), "the host has page %u mapped", DATA_PAGE);
+	if (frame && demo.frame)
+		check(frame == demo.frame, "physical frame of page %u: %#llx before, %#llx now",
+		      DATA_PAGE, demo.frame, frame);
+	else
+		say("   note: only root may see physical frames in /proc/self/pagemap");
+	memcpy(at(vm, DATA_PAGE, AT_ANSWER), TEXT_ANSWER, sizeof(TEXT_ANSWER));
+}
+
+static void step_bulk(struct vm *vm)
+{
+	title("Much memory, first touched as private memory: there is one copy of it only");
+	usage_take(&demo.empty, vm);
+}
+
+static void step_bulk_full(struct vm *vm)
+{
+	usage_take(&demo.full, vm);
+	check(demo.full.file_kb - demo.empty.file_kb == BULK_KB,
+	      "the guest touched %lu KiB, and the file grew by %lu KiB", BULK_KB,
+	      demo.full.file_kb - demo.empty.file_kb);
+}
+
+static void step_bulk_back(struct vm *vm)
+{
+	unsigned long i, found = 0;
+	__u32 *mark;
+
+	for (i = 0; i < BULK_PAGES; i++) {
+		mark = at(vm, BULK_PAGE + i, 0);
+		found += mark[0] == GPA(BULK_PAGE + i);
+		mark[1] = ~mark[0];
+	}
+	check(found == BULK_PAGES, "the host finds the guest's mark in %lu of %u pages", found,
+	      BULK_PAGES);
+	usage_take(&demo.shared, vm);
+}
+
+static void show_usage(const char *when, const struct usage *usage)
+{
+	say("     %-30s%10lu KiB%10lu KiB%14lu KiB", when, usage->file_kb, usage->own_kb,
+	    usage->avail_kb);
+}
+
+static void step_bulk_done(struct vm *vm)
+{
+	int tries = 50;
+
+	/* Others use the machine as well; a second copy would not go away. */
+	do {
+		usage_take(&demo.again, vm);
+	} while (demo.again.avail_kb + BULK_KB / 2 < demo.full.avail_kb &&
+		 --tries && !usleep(100000));
+
+	say("     %-30s%14s%14s%18s", "memory", "in the file", "VMM's own", "machine has left");
+	show_usage("before", &demo.empty);
+	show_usage("guest wrote all pages", &demo.full);
+	show_usage("made shared, host wrote all", &demo.shared);
+	show_usage("made private, guest read all", &demo.again);
+	check(demo.full.file_kb == demo.shared.file_kb && demo.full.file_kb == demo.again.file_kb,
+	      "the file has as much memory as before the conversions");
+	check(demo.again.own_kb < demo.full.own_kb + BULK_KB / 2,
+	      "the VMM keeps no copy of its own");
+	check(demo.again.avail_kb + BULK_KB / 2 > demo.full.avail_kb,
+	      "nor has the machine lost memory for one (%lu KiB left, %lu KiB then)",
+	      demo.again.avail_kb, demo.full.avail_kb);
+	title("Conversions under a running vCPU");
+}
+
+static void *run_counter(void *unused)
+{
+	(void)unused;
+	vcpu_run(&demo.counter);
+	return NULL;
+}
+
+static void step_live(struct vm *vm)
+{
+	demo.conversions = vm->conversions;
+	vcpu_create(&demo.counter, vm, 1, guest_counter_eip());
+	if (pthread_create(&demo.thread, NULL, run_counter, NULL))
+		die("pthread_create failed");
+	say("   the second vCPU counts in page %u, and never stops for a conversion of it",
+	    COUNT_PAGE);
+}
+
+static void step_live_done(struct vm *vm)
+{
+	__u32 *count = at(vm, COUNT_PAGE, 0);
+
+	pthread_join(demo.thread, NULL);
+	demo.conversions = vm->conversions - demo.conversions;
+	check(demo.conversions == 2 * LIVE_ROUNDS && !vm->is_private[COUNT_PAGE],
+	      "%lu conversions, and the count went on in each state", demo.conversions);
+	check(*count == demo.counted, "the page says %u, the vCPU counted to %u: no write was lost",
+	      *count, demo.counted);
+	say("   (%lu times an access was overtaken by a conversion, and was repeated)",
+	    demo.counter.overtaken);
+	title("A request that makes no sense");
+}
+
+static void step_busy(struct vm *vm)
+{
+	const char *who;
+	unsigned int i;
+
+	title("A busy page");
+	for (i = 0; i < BUSY_PAGES; i++)
+		touch_write(at(vm, BUSY_PAGE + i, AT_TOUCH));
+	who = pin_page(&demo.pin, at(vm, PINNED_PAGE, 0));
+	say("   page %u is now held by %s", PINNED_PAGE, who);
+}
+
+static void step_busy_done(struct vm *vm)
+{
+	check(vm->refusals, "refused first, %lu times, and converted when the page was free",
+	      vm->refusals);
+	check_sigbus(vm, PINNED_PAGE, false);
+}
+
+void demo_step(struct vm *vm, int step)
+{
+	static void (*const steps[])(struct vm *vm) = {
+		[STEP_SHARED] = step_shared,
+		[STEP_PRIVATE] = step_private,
+		[STEP_BACK] = step_back,
+		[STEP_BULK] = step_bulk,
+		[STEP_BULK_FULL] = step_bulk_full,
+		[STEP_BULK_BACK] = step_bulk_back,
+		[STEP_BULK_DONE] = step_bulk_done,
+		[STEP_LIVE] = step_live,
+		[STEP_LIVE_DONE] = step_live_done,
+		[STEP_BUSY] = step_busy,
+		[STEP_BUSY_DONE] = step_busy_done,
+	};
+
+	if (step != demo.step + 1 || step > STEP_END)
+		die("the guest is lost: step %d after step %d", step, demo.step);
+	demo.step = step;
+	if (step < STEP_END && steps[step])
+		steps[step](vm);
+}

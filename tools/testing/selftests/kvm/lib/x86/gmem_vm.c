@@ -1,0 +1,173 @@
+// SPDX-License-Identifier: GPL-2.0-only
+#include <errno.h>
+#include <fcntl.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include "gmem_vm.h"
+#include "processor.h"
+#include "test_util.h"
+#include "../../../../../../mm/gup_test.h"
+
+#define GUP_TEST_FILE	"/sys/kernel/debug/gup_test"
+
+/* What the guest is to do next, written by the host between two exits. */
+static struct {
+	u64 gpa;
+	u64 value;
+	bool is_write;
+} request;
+
+static void guest_code(void)
+{
+	for (;;) {
+		u64 *p = (u64 *)READ_ONCE(request.gpa);
+
+		if (READ_ONCE(request.is_write))
+			WRITE_ONCE(*p, READ_ONCE(request.value));
+
+		GUEST_SYNC(READ_ONCE(*p));
+	}
+}
+
+const char *gmem_vm_unsupported(void)
+{
+	if (!(kvm_check_cap(KVM_CAP_VM_TYPES) & BIT(KVM_X86_SW_PROTECTED_VM)))
+		return "no software-protected VMs (they need nested paging)";
+
+	if (!(kvm_check_cap(KVM_CAP_GUEST_MEMFD_MEMORY_ATTRIBUTES) &
+	      KVM_MEMORY_ATTRIBUTE_PRIVATE))
+		return "in-place conversion is off (kvm.gmem_in_place_conversion)";
+
+	return NULL;
+}
+
+void gmem_vm_create(struct gmem_vm *g, int nr_pages)
+{
+	const struct vm_shape shape = {
+		.mode = VM_MODE_DEFAULT,
+		.type = KVM_X86_SW_PROTECTED_VM,
+	};
+	u64 size = (u64)nr_pages * getpagesize();
+
+	g->nr_pages = nr_pages;
+	g->vm = vm_create_shape_with_one_vcpu(shape, &g->vcpu, guest_code);
+	g->fd = vm_create_guest_memfd(g->vm, size, GUEST_MEMFD_FLAG_MMAP |
+						   GUEST_MEMFD_FLAG_INIT_SHARED);
+	g->mem = kvm_mmap(size, PROT_READ | PROT_WRITE, MAP_SHARED, g->fd);
+
+	vm_set_user_memory_region2(g->vm, GMEM_VM_SLOT, KVM_MEM_GUEST_MEMFD,
+				   GMEM_VM_GPA, size, g->mem, g->fd, 0);
+	virt_map(g->vm, GMEM_VM_GPA, GMEM_VM_GPA, nr_pages);
+}
+
+void gmem_vm_free(struct gmem_vm *g)
+{
+	kvm_munmap(g->mem, (u64)g->nr_pages * getpagesize());
+	if (g->fd >= 0)
+		kvm_close(g->fd);
+	kvm_vm_free(g->vm);
+}
+
+static int gmem_vm_access(struct gmem_vm *g, int page, bool is_write, u64 *value)
+{
+	struct ucall uc;
+	int r;
+
+	request.gpa = GMEM_VM_GPA + (u64)page * g->vm->page_size;
+	request.value = *value;
+	request.is_write = is_write;
+	sync_global_to_guest(g->vm, request);
+
+	r = _vcpu_run(g->vcpu);
+	if (r)
+		return r;
+
+	switch (get_ucall(g->vcpu, &uc)) {
+	case UCALL_SYNC:
+		*value = uc.args[1];
+		return 0;
+	case UCALL_ABORT:
+		REPORT_GUEST_ASSERT(uc);
+	default:
+		TEST_FAIL("Unexpected exit, reason: %u (%s)",
+			  g->vcpu->run->exit_reason,
+			  exit_reason_str(g->vcpu->run->exit_reason));
+	}
+	return -1;
+}
+
+int __gmem_vm_read(struct gmem_vm *g, int page, u64 *value)
+{
+	return gmem_vm_access(g, page, false, value);
+}
+
+u64 gmem_vm_read(struct gmem_vm *g, int page)
+{
+	u64 value = 0;
+	int r = gmem_vm_access(g, page, false, &value);
+
+	TEST_ASSERT(!r, KVM_IOCTL_ERROR(KVM_RUN, r));
+	return value;
+}
+
+u64 gmem_vm_write(struct gmem_vm *g, int page, u64 value)
+{
+	int r = gmem_vm_access(g, page, true, &value);
+
+	TEST_ASSERT(!r, KVM_IOCTL_ERROR(KVM_RUN, r));
+	return value;
+}
+
+bool gmem_vm_host_can_access(struct gmem_vm *g, int page)
+{
+	int r = madvise(gmem_vm_hva(g, page), g->vm->page_size, MADV_POPULATE_WRITE);
+
+	TEST_ASSERT(!r || errno == EFAULT, __KVM_SYSCALL_ERROR("madvise()", r));
+	return !r;
+}
+
+u64 gmem_vm_host_pfn(struct gmem_vm *g, int page)
+{
+	u64 *hva = gmem_vm_hva(g, page);
+	u64 entry;
+	int fd;
+
+	(void)READ_ONCE(*hva);
+
+	fd = open_path_or_exit("/proc/self/pagemap", O_RDONLY);
+	TEST_ASSERT_EQ(pread(fd, &entry, sizeof(entry),
+			     (u64)hva / g->vm->page_size * sizeof(entry)),
+		       sizeof(entry));
+	kvm_close(fd);
+
+	TEST_ASSERT(entry & BIT_ULL(63), "Page %d is not mapped", page);
+	return entry & GENMASK_ULL(54, 0);
+}
+
+bool gmem_vm_can_pin(void)
+{
+	return !access(GUP_TEST_FILE, R_OK | W_OK);
+}
+
+int gmem_vm_pin(struct gmem_vm *g, int page, int nr_pages)
+{
+	struct pin_longterm_test pin = {
+		.addr = (u64)gmem_vm_hva(g, page),
+		.size = (u64)nr_pages * g->vm->page_size,
+		.flags = PIN_LONGTERM_TEST_FLAG_USE_FAST,
+	};
+	int fd = open(GUP_TEST_FILE, O_RDWR);
+
+	if (fd < 0)
+		return -errno;
+
+	if (ioctl(fd, PIN_LONGTERM_TEST_START, &pin)) {
+		int err = -errno;
+
+		kvm_close(fd);
+		return err;
+	}
+	return fd;
+}

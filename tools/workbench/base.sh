@@ -1,0 +1,204 @@
+# SPDX-License-Identifier: GPL-2.0-only
+# shellcheck shell=sh
+#
+# The ground the series stands on: Debian packages, and the base kernel's source.
+
+BASE_PACKAGE=linux-source-7.3
+BASE_VERSION=7.3.4-1~bpo13+1
+BASE_SHA256=76df1affb19f24926949369be1d74b60071c963c598ce8780bddd4bbf0fc3bc4
+BASE_SUITE=trixie-backports
+
+# What must be there, and the package that brings it. Files are looked for, not packages: any compiler will do.
+deps_missing()
+{
+	while read -r _package _thing; do
+		case $_thing in
+		/*)	for _file in $_thing; do
+				[ ! -e "$_file" ] || continue 2
+			done ;;
+		*)	! command -v "$_thing" > /dev/null 2>&1 || continue ;;
+		esac
+		echo "$_package"
+	done <<-'END'
+		gcc gcc
+		libc6-dev /usr/include/stdio.h
+		make make
+		git git
+		flex flex
+		bison bison
+		bc bc
+		xz-utils xz
+		perl perl
+		python3 python3
+		python3-ply /usr/lib/python3*/dist-packages/ply/lex.py
+		python3-git /usr/lib/python3*/dist-packages/git/__init__.py
+		quilt quilt
+		patch patch
+		sparse sparse
+		libelf-dev /usr/include/libelf.h
+		libssl-dev /usr/include/openssl/ssl.h
+		busybox busybox
+		qemu-system-x86 qemu-system-x86_64
+		debian-archive-keyring /usr/share/keyrings/debian-archive-keyring.*
+		ca-certificates /etc/ssl/certs/ca-certificates.crt
+	END
+}
+
+cmd_deps()
+{
+	# Debian keeps these off an ordinary user's path.
+	PATH=$PATH:/usr/sbin:/sbin
+	_missing=$(deps_missing | tr '\n' ' ')
+	[ -n "$_missing" ] || return 0
+
+	say "Installing Debian packages: $_missing"
+	need_disk / 2000 "the packages"
+	_sudo=
+	if [ "$(id -u)" -ne 0 ]; then
+		command -v sudo > /dev/null ||
+			die "neither root nor sudo here; as root, run: apt-get install $_missing"
+		_sudo="sudo"
+		# Ask for the password now, not behind a progress line.
+		sudo -v || die "sudo refused"
+	fi
+	step apt-update "package lists" 0 $_sudo apt-get update ||
+		die "apt-get update failed: is there a network?"
+	# shellcheck disable=SC2086 # a list of package names
+	step apt-install "installing" 0 $_sudo env DEBIAN_FRONTEND=noninteractive \
+		apt-get install -y --no-install-recommends $_missing ||
+		die "apt-get install failed"
+	_missing=$(deps_missing | tr '\n' ' ')
+	[ -z "$_missing" ] || die "still missing after installing: $_missing"
+}
+
+# The mirrors that this machine's apt takes Debian itself from.
+apt_mirrors()
+{
+	# shellcheck disable=SC2016 # apt's own variables
+	apt-get indextargets --format '$(RELEASE) $(REPO_URI)' 'Created-By: Packages' |
+	awk '$1 ~ /^(bookworm|trixie|forky|sid|stable|testing|unstable)(-updates|-backports)?$/ && !seen[$2]++ { print $2 }'
+}
+
+# apt with lists, cache and sources of its own, so that the system's stay as they are.
+apt_private()
+{
+	_tool=$1
+	shift
+	"$_tool" -q \
+		-o Dir::State::Lists="$APT/lists" -o Dir::State::status=/dev/null -o Dir::Cache="$APT/cache" \
+		-o Dir::Etc::sourcelist="$APT/sources.list" -o Dir::Etc::sourceparts="$APT/parts" \
+		-o APT::Sandbox::User="$(id -un)" -o Acquire::Languages=none -o Acquire::Retries=2 \
+		-o APT::Update::Error-Mode=any "$@"
+}
+
+apt_update()
+{
+	for _keys in /usr/share/keyrings/debian-archive-keyring.gpg /usr/share/keyrings/debian-archive-keyring.pgp; do
+		[ ! -e $_keys ] || break
+	done
+	for _mirror in $(apt_mirrors); do
+		echo "deb [signed-by=$_keys] $_mirror $BASE_SUITE main" > "$APT/sources.list"
+		apt_private apt-get update && return 0
+	done
+	echo "no mirror of this machine's apt configuration served $BASE_SUITE"
+	return 1
+}
+
+# The pinned version, or the newest 7.3.y when it has gone.
+apt_version()
+{
+	apt_private apt-cache madison $BASE_PACKAGE | awk -F ' *[|] *' -v pin=$BASE_VERSION '
+		$2 ~ /^7\.3\./ && (best == "" || $2 == pin) { best = $2 } END { print best }'
+}
+
+apt_download()
+{
+	cd "$APT" && apt_private apt-get download "$BASE_PACKAGE=$1" &&
+		dpkg-deb --fsys-tarfile "$BASE_PACKAGE"_*.deb |
+		tar -xO ./usr/src/$BASE_PACKAGE.tar.xz > tarball
+}
+
+sha256_of()
+{
+	sha256sum "$1" | cut -d' ' -f1
+}
+
+tarball_of()
+{
+	echo "$CACHE/${BASE_PACKAGE}_$1.tar.xz"
+}
+
+# Sets BASE_TAR, the tarball, and VERSION, which one it is.
+cmd_fetch()
+{
+	[ -z "${KERNEL_SRC:-}" ] || return 0
+
+	VERSION=$BASE_VERSION
+	BASE_TAR=$(tarball_of "$VERSION")
+	if [ -e "$BASE_TAR" ]; then
+		[ "$(sha256_of "$BASE_TAR")" != $BASE_SHA256 ] || return 0
+		note "$BASE_TAR is damaged: fetching it again"
+		rm -f "$BASE_TAR"
+	fi
+
+	say "Fetching the base kernel, Debian's $BASE_PACKAGE $BASE_VERSION (167 MB)"
+	mkdir -p "$CACHE"
+	need_disk "$CACHE" 600 "the base kernel's package"
+	APT=$CACHE/apt.$$
+	trap 'rm -rf "$APT"' EXIT
+	mkdir -p "$APT/lists/partial" "$APT/cache/archives/partial" "$APT/parts"
+	step fetch-lists "package lists of $BASE_SUITE" 0 apt_update ||
+		die "cannot reach the package lists of $BASE_SUITE: is there a network?"
+	VERSION=$(apt_version)
+	[ -n "$VERSION" ] || die "$BASE_SUITE has no $BASE_PACKAGE any more; set KERNEL_SRC to a 7.3 source tree"
+	BASE_TAR=$(tarball_of "$VERSION")
+	if [ "$VERSION" != $BASE_VERSION ]; then
+		note "NOTICE: $BASE_PACKAGE $BASE_VERSION, which this series was made for, has gone."
+		note "NOTICE: taking $VERSION instead."
+	fi
+	if [ ! -e "$BASE_TAR" ]; then
+		step fetch "download" 0 apt_download "$VERSION" || die "the download failed"
+		_sum=$(sha256_of "$APT/tarball")
+		if [ "$VERSION" = $BASE_VERSION ] && [ "$_sum" != $BASE_SHA256 ]; then
+			die "wrong checksum of $BASE_PACKAGE $VERSION's tarball: $_sum, expected $BASE_SHA256"
+		fi
+		mv "$APT/tarball" "$BASE_TAR"
+	fi
+	rm -rf "$APT"
+	trap - EXIT
+}
+
+# base_unpack DIR: the base's files, from the tarball or from KERNEL_SRC. A git checkout gives its last commit, so that
+# neither objects nor edits of somebody's own come along.
+base_unpack()
+{
+	mkdir -p "$1" || return 1
+	if [ -z "${KERNEL_SRC:-}" ]; then
+		tar -C "$1" --strip-components=1 -xf "$BASE_TAR"
+	elif git -C "$KERNEL_SRC" rev-parse -q --verify HEAD > /dev/null 2>&1 &&
+	     [ "$(git -C "$KERNEL_SRC" rev-parse --show-cdup)" = "" ]; then
+		git -C "$KERNEL_SRC" archive HEAD | tar -C "$1" -xf -
+	else
+		cp -a "$KERNEL_SRC/." "$1" && make -C "$1" -s mrproper
+	fi
+}
+
+# base_is_7_3 DIR
+base_is_7_3()
+{
+	[ -e "$1/Makefile" ] && [ -e "$1/virt/kvm/guest_memfd.c" ] &&
+		grep -qx 'VERSION = 7' "$1/Makefile" && grep -qx 'PATCHLEVEL = 3' "$1/Makefile"
+}
+
+# base_commit DIR NAME: a git repository with the one commit that the series starts from. Names and dates are fixed,
+# so that equal files give an equal commit anywhere.
+base_commit()
+{
+	cd "$1" &&
+	git init -q -b series . &&
+	git config gc.auto 0 && git config core.fsync none &&
+	git config user.name "$SERIES_NAME" && git config user.email "$SERIES_EMAIL" &&
+	git add -A -f . &&
+	GIT_AUTHOR_DATE="$BASE_DATE" GIT_COMMITTER_DATE="$BASE_DATE" git commit -q -m "$2" &&
+	git tag base
+}

@@ -1,0 +1,295 @@
+# SPDX-License-Identifier: GPL-2.0-only
+# shellcheck shell=sh
+#
+# Booting: a machine is a folder with a plan for init.c, a list of files for its initramfs, and the ports through which
+# the tests' output comes back.
+
+# vm_new DIR
+vm_new()
+{
+	VM=$1
+	rm -rf "$VM"
+	mkdir -p "$VM"
+	: > "$VM/plan"
+	: > "$VM/libs"
+	cat > "$VM/cpio" <<-END
+		dir /dev 755 0 0
+		nod /dev/console 600 0 0 c 5 1
+		dir /proc 755 0 0
+		dir /sys 755 0 0
+		dir /tmp 1777 0 0
+		dir /bin 755 0 0
+		dir /modules 755 0 0
+		file /init $OUT/pid1 755 0 0
+		file /plan $VM/plan 644 0 0
+	END
+	echo verdict > "$VM/ports"
+	vm_cpus=2 vm_mem=3072 vm_time=600 vm_append=
+}
+
+# vm_plan FIELD...: one line of the plan.
+vm_plan()
+{
+	_line=
+	for _field; do
+		case $_field in *"	"*|*"
+"*)	die "tabs and newlines cannot be passed to the machine: '$_field'" ;; esac
+		_line=${_line:+$_line	}$_field
+	done
+	printf '%s\n' "$_line" >> "$VM/plan"
+}
+
+vm_port()
+{
+	echo "$1" >> "$VM/ports"
+}
+
+# vm_file FILE [NAME]: the file as /bin/NAME, with the libraries it needs, if any, where it looks for them.
+vm_file()
+{
+	_path=$(cd "$(dirname "$1")" && pwd -P)/$(basename "$1")
+	[ -r "$_path" ] || die "cannot read $1"
+	case $_path in *" "*) die "a path with a space cannot be brought along: $_path" ;; esac
+	echo "file /bin/${2:-$(basename "$1")} $_path 755 0 0" >> "$VM/cpio"
+	ldd "$_path" 2> /dev/null | awk '
+		/not found/ { print "missing " $1 }
+		$2 == "=>" && $3 ~ /^\// { print $1 ~ /^\// ? $1 : $3, $3 }
+		$1 ~ /^\// && $2 != "=>" { print $1, $1 }' >> "$VM/libs"
+}
+
+# vm_module MODULE [PARAMETER=VALUE...]: bring it along and load it at this point of the plan.
+vm_module_file()
+{
+	_ko=$(find "$OUT/arch" "$OUT/virt" "$OUT/lib" -name "$1.ko" | head -n 1)
+	[ -n "$_ko" ] || die "module $1 was not built"
+	echo "file /modules/$1.ko $_ko 644 0 0" >> "$VM/cpio"
+}
+
+vm_module()
+{
+	vm_module_file "$1"
+	vm_plan insmod "$@"
+}
+
+# vm_kvm NESTED PARAMETER...: load KVM and the module of the CPU's vendor. NESTED is 1 or 0, nested paging on or off;
+# a PARAMETER is [MODULE.]NAME=VALUE.
+vm_kvm()
+{
+	case $(vm_accel) in
+	kvm-intel) _vendor=kvm-intel _paging=ept=$1 ;;
+	*)	_vendor=kvm-amd _paging=npt=$1 ;;
+	esac
+	shift
+	_kvm='' _arch=$_paging
+	for _param; do
+		case $_param in
+		kvm.*=*) _kvm="$_kvm ${_param#*.}" ;;
+		kvm[-_]amd.*=*|kvm[-_]intel.*=*) _arch="$_arch ${_param#*.}" ;;
+		*.*=*)	die "module of '$_param' unknown: kvm, kvm_amd or kvm_intel" ;;
+		*=*)	_kvm="$_kvm $_param" ;;
+		*)	die "module parameter '$_param' has no value" ;;
+		esac
+	done
+	vm_module irqbypass
+	# shellcheck disable=SC2086 # lists of parameters
+	vm_module kvm $_kvm
+	# shellcheck disable=SC2086
+	vm_module $_vendor $_arch
+}
+
+# After the tests: unloading tells of caches that are not empty and files that leaked a reference.
+vm_kvm_unload()
+{
+	vm_plan rmmod $_vendor
+	vm_plan rmmod kvm
+}
+
+# Which way machines run: "tcg", or "kvm-amd" or "kvm-intel" where hardware virtualization nests for certain. That
+# /dev/kvm exists says nothing; the CPU flags and a probe decide, once per boot of the host.
+vm_accel()
+{
+	_boot=$(cat /proc/sys/kernel/random/boot_id)
+	_memo=$OUT/accel
+	if [ -e "$_memo" ] && [ "$(sed -n 1p "$_memo")" = "$_boot" ]; then
+		sed -n 2p "$_memo"
+		return
+	fi
+	_flag=$(grep -m 1 '^flags' /proc/cpuinfo | grep -ow -m 1 'svm\|vmx') || :
+	_accel=tcg
+	case $_flag in
+	svm)	_try=kvm-amd ;;
+	vmx)	_try=kvm-intel ;;
+	*)	_try= ;;
+	esac
+	if [ -n "$_try" ] && [ -w /dev/kvm ]; then
+		# The probe is a machine like any other, so let it find its own way set.
+		printf '%s\n%s\n' "$_boot" $_try > "$_memo"
+		if (accel_probe) > /dev/null 2>&1; then
+			_accel=$_try
+		fi
+	fi
+	printf '%s\n%s\n' "$_boot" $_accel > "$_memo"
+	echo $_accel
+}
+
+accel_probe()
+{
+	vm_new "$OUT/vm-probe"
+	vm_kvm 1
+	vm_file "$OUT/selftests/set_memory_region_test"
+	vm_file "$OUT/selftests/x86/private_mem_kvm_exits_test"
+	vm_port probe
+	vm_plan run probe 30 /bin/private_mem_kvm_exits_test
+	vm_time=60
+	vm_run
+	grep -q '^exit probe 0 ' "$VM/verdict" && grep -qx end "$VM/verdict"
+}
+
+vm_initramfs()
+{
+	# Libraries: each once, with the folders they stand in.
+	! _missing=$(grep '^missing ' "$VM/libs") || die "libraries not found on this machine: $_missing"
+	sort -u "$VM/libs" | awk '
+		{
+			n = split($1, part, "/")
+			dir = ""
+			for (i = 2; i < n; i++) {
+				dir = dir "/" part[i]
+				if (!seen[dir]++)
+					print "dir", dir, "755 0 0"
+			}
+			if (!seen[$1]++)
+				print "file", $1, $2, "755 0 0"
+		}' >> "$VM/cpio"
+	"$OUT/usr/gen_init_cpio" "$VM/cpio" > "$VM/initramfs" || die "cannot make the initramfs"
+}
+
+# vm_run [tty|stdio]: boot and wait for the end. With `tty` the terminal is the machine's console hvc0, with `stdio`
+# the last port's output goes to standard output; otherwise every port's output goes to a file of its name in $VM.
+# What became of it is for the caller to read from $VM/verdict.
+vm_run()
+{
+	_terminal=${1:-}
+	_last=$(tail -n 1 "$VM/ports")
+	vm_initramfs
+	_accel=$(vm_accel)
+	case $_accel in
+	tcg)	set -- -machine q35 -accel tcg,thread=multi -cpu EPYC,+svm,+npt ;;
+	*)	set -- -machine q35 -accel kvm -cpu host ;;
+	esac
+	set -- "$@" -nodefaults -no-user-config -display none -monitor none -no-reboot -smp $vm_cpus,sockets=$vm_cpus -m ${vm_mem}M \
+		-object memory-backend-ram,id=m0,size=$((vm_mem / 2))M \
+		-object memory-backend-ram,id=m1,size=$((vm_mem - vm_mem / 2))M \
+		-numa node,nodeid=0,cpus=0,memdev=m0 -numa node,nodeid=1,cpus=1-$((vm_cpus - 1)),memdev=m1 \
+		-kernel "$OUT/arch/x86/boot/bzImage" -initrd initramfs \
+		-serial file:console -device virtio-serial-pci
+	while read -r _port; do
+		set -- "$@" -chardev file,id=$_port,path=$_port -device virtserialport,chardev=$_port,name=$_port
+	done < "$VM/ports"
+	if [ "$_terminal" = tty ]; then
+		set -- "$@" -chardev stdio,id=tty,signal=off -device virtconsole,chardev=tty
+	fi
+	# Any complaint of the kernel ends the machine.
+	set -- "$@" -append "console=ttyS0 loglevel=7 panic=-1 oops=panic panic_on_warn=1 softlockup_panic=1 \
+sysctl.kernel.hung_task_panic=1 sysctl.kernel.panic_on_rcu_stall=1 $vm_append"
+	_limit=
+	[ "$vm_time" -eq 0 ] || _limit="timeout --foreground $vm_time"
+	if [ "$_terminal" = stdio ]; then
+		# Not QEMU's own stdio: at the end of its input it would block the guest's output too. Held open here, the
+		# pipe ends when the machine has, started or not.
+		mkfifo "$VM/$_last"
+		exec 9<> "$VM/$_last"
+		cat "$VM/$_last" 9>&- &
+	fi
+	_rc=0
+	# shellcheck disable=SC2086 # a command and its arguments
+	(cd "$VM" && exec $_limit qemu-system-x86_64 "$@" 2> qemu.err 9>&-) || _rc=$?
+	if [ "$_terminal" = stdio ]; then
+		exec 9>&-
+		wait $!
+	fi
+	return $_rc
+}
+
+# vm_ended: did the machine reach the end of its plan, with no complaint? Otherwise say what happened.
+vm_ended()
+{
+	if grep -qx end "$VM/verdict" 2> /dev/null && ! grep -q '^fatal \|^splat ' "$VM/verdict"; then
+		return 0
+	fi
+	grep '^fatal \|^splat ' "$VM/verdict" 2> /dev/null || :
+	if ! grep -qx end "$VM/verdict" 2> /dev/null && ! grep -q '^fatal ' "$VM/verdict"; then
+		echo "the machine died or ran out of time; its console from the first complaint on:"
+		grep -v "TCG doesn.t support" "$VM/qemu.err" || :
+		awk '/WARNING:|BUG:|Oops|INFO: |Kernel panic|general protection/ { on = 1 } on && n++ < 40' \
+			"$VM/console" 2> /dev/null
+	fi
+	echo "console: $VM/console"
+	return 1
+}
+
+cmd_boot()
+{
+	vm_new "$OUT/vm-boot"
+	vm_time=0
+	_params='' _shell=''
+	while [ $# -gt 0 ]; do
+		case $1 in
+		--param|--append|--file|--mem|--time)
+			[ $# -ge 2 ] || die "boot: $1 needs a value" ;;
+		esac
+		case $1 in
+		--param)	_params="$_params $2"; shift ;;
+		--append)	vm_append="$vm_append $2"; shift ;;
+		--file)		vm_file "$2"; shift ;;
+		--mem)		vm_mem=$2; shift ;;
+		--time)		vm_time=$2; shift ;;
+		--shell)	_shell=1 ;;
+		--)		shift; break ;;
+		-*)		die "boot: no option '$1'; see 'wb help'" ;;
+		*)		break ;;
+		esac
+		shift
+	done
+	[ -e "$OUT/arch/x86/boot/bzImage" ] || die "no kernel built yet: 'wb build' does that"
+	_terminal=stdio
+	if [ -t 0 ] && [ -t 1 ]; then
+		_terminal=tty
+		_size=$(stty size)
+		vm_plan env "LINES=${_size% *}"
+		vm_plan env "COLUMNS=${_size#* }"
+		vm_plan env "TERM=${TERM:-linux}"
+	fi
+	vm_plan env PATH=/bin
+	vm_plan env HOME=/
+	# shellcheck disable=SC2086 # a list of parameters
+	vm_kvm 1 $_params
+	vm_file "$(command -v busybox)" busybox
+	for _applet in sh ls cat dmesg mount ps grep; do
+		echo "slink /bin/$_applet busybox 777 0 0" >> "$VM/cpio"
+	done
+	if [ -n "$_shell" ] || [ $# -eq 0 ]; then
+		[ $_terminal = tty ] || die "boot: a shell needs a terminal"
+		note "a shell in the machine; 'exit' ends it. busybox --list names its commands"
+		set -- /bin/sh
+	else
+		vm_file "$(command -v "$1" || echo "$1")"
+		_program=/bin/$(basename "$1")
+		shift
+		set -- "$_program" "$@"
+	fi
+	if [ $_terminal = tty ]; then
+		vm_plan tty program 0 "$@"
+	else
+		vm_port program
+		vm_plan run program 0 "$@"
+	fi
+	vm_kvm_unload
+	_stty=
+	[ $_terminal != tty ] || _stty=$(stty -g)
+	_rc=0
+	vm_run $_terminal || _rc=$?
+	[ -z "$_stty" ] || stty "$_stty"
+	vm_ended >&2 || exit 125
+	exit "$(awk '$1 == "exit" && $2 == "program" { print $3 }' "$VM/verdict")"
+}

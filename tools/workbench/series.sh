@@ -1,0 +1,263 @@
+# SPDX-License-Identifier: GPL-2.0-only
+# shellcheck shell=sh
+#
+# The series in its two forms: mails in patches/ with the new files at the top level, and commits in build/linux.
+
+SERIES_NAME="guest_memfd workbench"
+SERIES_EMAIL=gmem@localhost
+BASE_DATE="2026-11-15 00:00:00 +0000"
+PATCHES=$TOP/patches
+# Where the series' new files stand at the top level: kernel folders that are not the project's own.
+SERIES_DIRS="arch Documentation fs include kernel lib mm tools/testing virt"
+
+# Nobody's git configuration may change what comes out. The working folder may be another user's (sudo).
+export GIT_CONFIG_GLOBAL=/dev/null GIT_CONFIG_NOSYSTEM=1
+export GIT_CONFIG_COUNT=1 GIT_CONFIG_KEY_0=safe.directory GIT_CONFIG_VALUE_0='*'
+export GIT_COMMITTER_NAME="$SERIES_NAME" GIT_COMMITTER_EMAIL="$SERIES_EMAIL"
+
+tgit()
+{
+	git -C "$TREE" "$@"
+}
+
+series_exists()
+{
+	[ -s "$PATCHES/series" ]
+}
+
+# Every file that a mail names; a word too many in a commit message does no harm.
+series_files()
+{
+	sed -n 's,^\(+++ b\|--- a\)/\([^	]*\).*,\2,p' "$PATCHES"/*.patch | sort -u
+}
+
+# Files that the commits of build/linux touch, of these kinds of change (as in git diff --diff-filter).
+series_touched()
+{
+	tgit diff --no-renames --name-only --diff-filter="$1" base HEAD
+}
+
+# series_clone DIR: a repository that shares build/linux's objects, at the base, with only the files that the series
+# touches: all that git am and quilt need, in a second instead of a minute.
+series_clone()
+{
+	rm -rf "$1" &&
+	git clone -q --shared --no-checkout --no-tags "$TREE" "$1" &&
+	git -C "$1" config gc.auto 0 &&
+	series_files | sed 's,^,/,' | git -C "$1" sparse-checkout set --no-cone --stdin &&
+	git -C "$1" checkout -q --detach "$(tgit rev-parse base)"
+}
+
+# series_am DIR: git am of patches/ in such a clone; on failure name patch and file.
+series_am()
+{
+	while read -r _patch; do
+		[ -e "$PATCHES/$_patch" ] || { echo "patches/series names $_patch, which is not there"; return 1; }
+		git -C "$1" am -q --committer-date-is-author-date "$PATCHES/$_patch" > "$1.err" 2>&1 && continue
+		_file=$(sed -n 's/^error: patch failed: //p; s/^error: \(.*: does not exist in index\)/\1/p' "$1.err" |
+			head -n 1)
+		[ -n "$_file" ] || _file=$(sed -n 's/^\(error\|fatal\): //p' "$1.err" | head -n 1)
+		echo "$_patch does not apply: $_file"
+		return 1
+	done < "$PATCHES/series"
+}
+
+# Lay patches/ on the base, apart from build/linux; the commit becomes refs/wb/laid there.
+series_lay()
+{
+	series_clone "$BUILD/check/am" || return 1
+	series_am "$BUILD/check/am" || return 1
+	tgit fetch -q "$BUILD/check/am" +HEAD:refs/wb/next
+}
+
+tree_base()
+{
+	cmd_fetch
+	mkdir -p "$BUILD"
+	need_disk "$BUILD" 3000 "the kernel's source tree"
+	if [ -n "${KERNEL_SRC:-}" ]; then
+		[ -d "$KERNEL_SRC" ] || die "KERNEL_SRC: no folder $KERNEL_SRC"
+		base_is_7_3 "$KERNEL_SRC" || die "KERNEL_SRC: $KERNEL_SRC is not a 7.3 kernel tree with guest_memfd"
+		_name="a 7.3 tree of one's own"
+	else
+		_name="$BASE_PACKAGE $VERSION"
+	fi
+	say "Making the kernel tree build/linux from $_name"
+	rm -rf "$TREE.new"
+	step unpack "unpack" 0 base_unpack "$TREE.new" || die "cannot unpack the base kernel"
+	base_is_7_3 "$TREE.new" || die "the base kernel's tarball is not a 7.3 kernel tree"
+	step commit "commit the base" 0 base_commit "$TREE.new" "$_name" || die "cannot commit the base kernel"
+	mv "$TREE.new" "$TREE"
+}
+
+have_tree()
+{
+	[ -e "$TREE" ] || cmd_tree
+}
+
+# Debian's .gitignore hides every new file from git status, so ask for the untracked ones apart.
+tree_clean()
+{
+	[ -z "$(tgit status --porcelain -uno; tgit ls-files --others)" ]
+}
+
+cmd_tree()
+{
+	[ -e "$TREE" ] || tree_base
+	if [ -n "${KERNEL_SRC:-}" ]; then
+		case $(tgit log -1 --format=%s base) in
+		$BASE_PACKAGE*) die "build/linux was made from Debian's package: remove build/ to use KERNEL_SRC" ;;
+		esac
+	fi
+	if ! series_exists; then
+		note "patches/ is empty: build/linux is taken as it is"
+		return 0
+	fi
+	mkdir -p "$BUILD/check"
+	step am "git am" 0 series_lay || die "the series does not apply: $(tail -n 1 "$LOGS/am.log")"
+
+	# What is committed or edited there and in no mail yet is somebody's work.
+	if [ "${1:-}" != --reset ]; then
+		tree_clean || die "build/linux has edits or new files that are not committed ('wb tree --reset' drops them)"
+		if [ "$(tgit rev-parse 'HEAD^{tree}')" = "$(tgit rev-parse 'refs/wb/next^{tree}')" ]; then
+			tgit update-ref refs/wb/laid HEAD
+			return 0
+		fi
+		case $(tgit rev-parse HEAD) in
+		"$(tgit rev-parse base)"|"$(tgit rev-parse -q --verify refs/wb/laid)") ;;
+		*) die "build/linux has commits that patches/ does not ('wb export' writes, 'wb tree --reset' drops them)" ;;
+		esac
+	fi
+	# Only files that differ are written, so that the next build is incremental.
+	tgit checkout -q -f -B series refs/wb/next
+	tgit clean -q -f -d -x
+	tgit update-ref refs/wb/laid HEAD
+	note "build/linux: $(tgit rev-list --count base..HEAD) patches on $(tgit log -1 --format=%s base)"
+}
+
+# The cover letter as git's branch description, subject first, from what stands in patches/cover-letter up to the
+# pins of the base, which are written anew.
+cover_text()
+{
+	if [ -e "$PATCHES/cover-letter" ]; then
+		awk '
+			body && /^base-version: / { exit }
+			body { print; next }
+			/^Subject: / { sub(/^Subject: \[[^]]*\] */, ""); subject = $0; folding = 1; next }
+			folding && /^ / { subject = subject $0; next }
+			{ folding = 0 }
+			/^$/ { print subject "\n"; body = 1 }' "$PATCHES/cover-letter"
+	else
+		printf 'KVM: guest_memfd: in-place conversion\n\nTo be written.\n\n'
+	fi
+	echo "base-version: $BASE_PACKAGE $BASE_VERSION"
+	echo "base-sha256: $BASE_SHA256"
+}
+
+# export_to DIR: all that the commits of build/linux give: DIR/patches, the new files, and our entry of MAINTAINERS.
+# What would differ from machine to machine or day to day is pinned: dates, hash lengths, git's version.
+export_to()
+{
+	rm -rf "$1"
+	mkdir -p "$1/patches"
+	GIT_COMMITTER_DATE=$(tgit log -1 --format=%aI HEAD) \
+	tgit -c "branch.series.description=$(cover_text)" format-patch -q -n --zero-commit --no-signature --full-index \
+		--no-renames --no-base --no-thread --diff-algorithm=myers --cover-letter --cover-from-description=subject \
+		-o "$1/patches" base..series || return 1
+	# Not *.patch: git am refuses a mail without a patch.
+	mv "$1/patches/0000-cover-letter.patch" "$1/patches/cover-letter"
+	(cd "$1/patches" && printf '%s\n' [0-9]*.patch > series)
+	tgit archive HEAD --format=tar -- $(series_touched A) | tar -C "$1" -xf - || return 1
+	tgit diff -U0 base HEAD -- MAINTAINERS | sed -n '/^+++/d; s/^+//p' |
+		awk 'NF { if (blank && n) print ""; print; n++; blank = 0 } !NF { blank = 1 }' > "$1/MAINTAINERS"
+	[ -s "$1/MAINTAINERS" ] || rm "$1/MAINTAINERS"
+}
+
+# export_list DIR: the files of that kind, from an export or from the top level.
+export_list()
+{
+	# shellcheck disable=SC2086 # a list of folders
+	(cd "$1" && find MAINTAINERS patches $SERIES_DIRS -type f 2> /dev/null | sort)
+}
+
+tree_linear()
+{
+	tgit symbolic-ref -q HEAD | grep -qx refs/heads/series || die "build/linux is not on its branch 'series'"
+	tree_clean || die "build/linux has edits or new files that are not committed (new files: git add -f)"
+	[ "$(tgit rev-list --count base..HEAD)" -gt 0 ] || die "build/linux has no commits on top of the base"
+	[ "$(tgit rev-list --count --merges base..HEAD)" -eq 0 ] || die "build/linux has merge commits"
+}
+
+cmd_export()
+{
+	[ -e "$TREE" ] || die "no build/linux yet: 'wb tree' makes it"
+	tree_linear
+	mkdir -p "$BUILD/check"
+	export_to "$BUILD/check/export" || die "export failed"
+	export_list "$BUILD/check/export" > "$BUILD/check/new"
+	for _file in $(export_list "$TOP" | grep -vxF -f "$BUILD/check/new"); do
+		rm -f "$TOP/$_file"
+	done
+	(cd "$BUILD/check/export" && tar -cf - .) | (cd "$TOP" && tar -xf - --no-same-owner)
+	tgit update-ref refs/wb/laid HEAD
+	note "exported $(wc -l < "$PATCHES/series") patches and $(series_touched A | wc -l) new files"
+}
+
+# series_quilt DIR: quilt's way, in another such clone; the tree must come out as git am's.
+series_quilt()
+{
+	series_clone "$1" || return 1
+	(cd "$1" && QUILT_PATCHES=$PATCHES QUILT_PC=.pc quilt --quiltrc /dev/null push -a -q) || return 1
+	rm -rf "$1/.pc"
+	git -C "$1" add -A -f . || return 1
+	[ "$(git -C "$1" write-tree)" = "$(tgit rev-parse 'refs/wb/next^{tree}')" ] ||
+		{ echo "quilt push -a and git am give different trees"; return 1; }
+}
+
+series_agree()
+{
+	_rc=0
+	(cd "$PATCHES" && printf '%s\n' [0-9]*.patch) | cmp -s - "$PATCHES/series" ||
+		{ echo "patches/series does not list the mails of patches/ in their order"; _rc=1; }
+	series_lay || return 1
+	series_quilt "$BUILD/check/quilt" || return 1
+	[ "$(tgit rev-parse 'HEAD^{tree}')" = "$(tgit rev-parse 'refs/wb/next^{tree}')" ] ||
+		{ echo "build/linux and patches/ differ: 'wb export' or 'wb tree'"; _rc=1; }
+	export_to "$BUILD/check/export" && export_to "$BUILD/check/again" || return 1
+	diff -r "$BUILD/check/export" "$BUILD/check/again" || { echo "exporting twice gives different bytes"; _rc=1; }
+	export_list "$BUILD/check/export" > "$BUILD/check/new"
+	export_list "$TOP" > "$BUILD/check/old"
+	diff "$BUILD/check/old" "$BUILD/check/new" ||
+		{ echo "files at the top level (<) are not those of the series (>)"; _rc=1; }
+	while read -r _file; do
+		cmp "$TOP/$_file" "$BUILD/check/export/$_file" || _rc=1
+	done < "$BUILD/check/new"
+	return $_rc
+}
+
+cmd_check()
+{
+	have_tree
+	series_exists || { note "patches/ is empty: nothing to check"; return 0; }
+	tree_linear
+	mkdir -p "$BUILD/check"
+	step check "patches, top-level files and tree agree" 0 series_agree
+}
+
+series_checkpatch()
+{
+	_rc=0
+	while read -r _patch; do
+		# Our mails carry no Signed-off-by; MAINTAINERS is one patch of the series, not of each.
+		(cd "$TREE" && perl scripts/checkpatch.pl -q --strict --no-signoff --ignore FILE_PATH_CHANGES \
+			"$PATCHES/$_patch") || { _rc=1; echo "checkpatch: $_patch"; }
+	done < "$PATCHES/series"
+	return $_rc
+}
+
+cmd_checkpatch()
+{
+	have_tree
+	series_exists || { note "patches/ is empty: nothing to check"; return 0; }
+	step checkpatch "checkpatch --strict" 0 series_checkpatch
+}

@@ -1,0 +1,23 @@
+# SPDX-License-Identifier: GPL-2.0-only
+#
+# awk -f survived.awk CONFIG FRAGMENTS: fail, naming them, if options that the fragments ask for are not so in CONFIG.
+# A later line of the fragments overrides an earlier one.
+
+/^CONFIG_/ {
+	name = $0
+	sub(/=.*/, "", name)
+	if (FILENAME == ARGV[1])
+		have[name] = $0
+	else
+		want[name] = $0
+}
+
+END {
+	for (name in want) {
+		if (want[name] == name "=n" ? name in have : have[name] != want[name]) {
+			printf "config: %s did not survive: %s\n", want[name], name in have ? have[name] : name " is not set"
+			lost++
+		}
+	}
+	exit lost > 0
+}
