@@ -4,6 +4,7 @@
  *
  * A conversion holds the file's invalidate lock for write from start to end,
  * which stops all faults on the file, by guests and by host userspace alike.
+ * If a page is in use, it lets go of the lock for a while and starts over.
  * Nothing is changed for good until the conversion is certain to succeed:
  *
  * 1. Get memory for the store of the new attributes.
@@ -20,6 +21,7 @@
  */
 #include <linux/delay.h>
 #include <linux/jiffies.h>
+#include <linux/ktime.h>
 #include <linux/kvm_host.h>
 #include <linux/mm.h>
 #include <linux/pagemap.h>
@@ -27,34 +29,41 @@
 #include <linux/swap.h>
 #include <linux/uaccess.h>
 
+#include <trace/events/kvm.h>
+
 #include "guest_memfd.h"
 
 /*
  * How long a conversion waits, in all, for references that go away by
- * themselves.  What is left once nobody can map or pin a page any more is gone
- * as soon as its holder gets to run: GUP-fast and page walkers by pfn hold
- * theirs for microseconds, copies to and from another process for one copy,
- * direct I/O for one request to a disk.  This is well beyond all of them, and
- * it is how long vCPUs that fault on the file can stall if a page is pinned
- * for good.
+ * themselves: GUP-fast and page walkers by pfn hold theirs for microseconds,
+ * copies to and from another process for one copy, direct I/O for one request
+ * to a disk, and each of them for longer if it is preempted.  This is well
+ * beyond all of them, and soon enough to hear of a page that is pinned for
+ * good.
  */
-#define KVM_GMEM_BUSY_WAIT	(HZ / 5)
+#define KVM_GMEM_BUSY_WAIT_NS	(200 * NSEC_PER_MSEC)
 
 /*
- * VMMs are known to resubmit a request that failed at once, and for ever.  If
- * the page that made it fail still has the very same number of references,
- * stall the guest and drain LRU caches again only once in a while to learn the
- * same thing: for as long as KVM_GMEM_BUSY_MEMORY a short check will do.
+ * How much of that, at a time, with the invalidate lock held.  With the lock
+ * no new references can come, i.e. most are gone right away.  But some are
+ * held by whoever waits for that very lock: GUP keeps the pages that it already
+ * has while it faults in the next one.  And it is how long vCPUs that fault on
+ * the file stall.
  */
-#define KVM_GMEM_BUSY_RECHECK	DIV_ROUND_UP(HZ, 500)
-#define KVM_GMEM_BUSY_MEMORY	HZ
+#define KVM_GMEM_LOCKED_WAIT_NS	(1 * NSEC_PER_MSEC)
 
 /*
- * Pages can get into an LRU cache again while others are being waited for, as
- * unmapping them from an mlock()ed range puts them there.  Draining disturbs
- * all CPUs, thus not at every look.
+ * The least that each page gets, for one page that takes long must not make the
+ * next one in the range look busy.
  */
-#define KVM_GMEM_DRAIN_INTERVAL	(HZ / 10)
+#define KVM_GMEM_PAGE_WAIT_NS	(100 * NSEC_PER_USEC)
+
+/*
+ * Pages can get into LRU caches again while others are being waited for, but
+ * draining disturbs all CPUs.  Don't do it with every attempt, nor with every
+ * call of those who resubmit a request that failed at once, and for ever.
+ */
+#define KVM_GMEM_DRAIN_INTERVAL	(HZ / 20)
 
 /**
  * struct kvm_gmem_conversion - A conversion at work
@@ -66,11 +75,14 @@
  *	     kvm_gmem_note_folio()
  * @unmapped: the host's mappings are gone and must be
  * @drained: how far LRU caches have been drained
- * @drain_again: when to drain again, in jiffies, if @waiting
- * @waiting: waiting for references to go away has begun
- * @deadline: when the wait ends, in jiffies, if @waiting
+ * @deadline: when to give up waiting for users, in ns, 0 if nobody waited yet
+ * @locked_deadline: the same for this attempt, with the lock held
  * @certain: the conversion will succeed, there is no way back
  * @error_index: the page that stood in the way
+ * @nr_changed: pages that changed state, present or not
+ * @nr_present: pages seen that were present and to change state
+ * @nr_drains: how often all CPUs were made to drain their LRU caches
+ * @waited_ns: time spent waiting for references to go away
  */
 struct kvm_gmem_conversion {
 	struct inode *inode;
@@ -80,11 +92,14 @@ struct kvm_gmem_conversion {
 	unsigned long nr_busy;
 	bool unmapped;
 	enum lru_cache_drained drained;
-	unsigned long drain_again;
-	bool waiting;
-	unsigned long deadline;
+	u64 deadline;
+	u64 locked_deadline;
 	bool certain;
 	pgoff_t error_index;
+	pgoff_t nr_changed;
+	unsigned long nr_present;
+	unsigned int nr_drains;
+	u64 waited_ns;
 };
 
 /*
@@ -155,14 +170,16 @@ static int kvm_gmem_walk_folios(struct kvm_gmem_conversion *c,
 
 /*
  * Whether somebody has a reference beyond the page cache, the caller, and the
- * host's page tables.  The answer can be wrong either way while mappings come
- * and go, and is right for a page that can't be mapped.
+ * host's page tables.  While mappings come and go, the answer can be wrong
+ * either way.  It is for good once there are to be none: a fault in flight
+ * turns its reference into that of a page table entry, i.e. the one number
+ * that is looked at then has either in it.
  */
 static bool kvm_gmem_folio_is_busy(struct kvm_gmem_conversion *c,
 				   struct folio *folio)
 {
-	if (c->unmapped && folio_mapped(folio))
-		return true;
+	if (c->unmapped)
+		return folio_ref_count(folio) > folio_nr_pages(folio) + 1;
 
 	return folio_ref_count(folio) > folio_expected_ref_count(folio) + 1;
 }
@@ -180,6 +197,8 @@ static int kvm_gmem_refuse_folio(struct kvm_gmem_conversion *c,
  */
 static int kvm_gmem_note_folio(struct kvm_gmem_conversion *c, struct folio *folio)
 {
+	c->nr_present++;
+
 	if (folio_test_hwpoison(folio))
 		return kvm_gmem_refuse_folio(c, folio, -EHWPOISON);
 
@@ -187,107 +206,102 @@ static int kvm_gmem_note_folio(struct kvm_gmem_conversion *c, struct folio *foli
 	return 0;
 }
 
-/* How many references there are that kvm_gmem_folio_is_busy() complains of. */
-static int kvm_gmem_folio_extra_refs(struct folio *folio)
+static void kvm_gmem_drain_for_folio(struct kvm_gmem_conversion *c,
+				     struct folio *folio)
 {
-	return folio_ref_count(folio) - folio_expected_ref_count(folio) - 1;
-}
-
-static bool kvm_gmem_folio_was_busy(struct kvm_gmem_conversion *c,
-				    struct folio *folio)
-{
-	struct kvm_gmem_busy *busy = &GMEM_I(c->inode)->busy;
-
-	return busy->nr_refs && busy->index == folio->index &&
-	       busy->nr_refs == kvm_gmem_folio_extra_refs(folio) &&
-	       time_before(jiffies, busy->expires);
-}
-
-/* Keeps the page from being mapped or pinned, and waits for its users to go. */
-static int kvm_gmem_wait_for_users(struct kvm_gmem_conversion *c,
-				   struct folio *folio, unsigned long deadline)
-{
-	struct address_space *mapping = c->inode->i_mapping;
 	struct gmem_inode *gi = GMEM_I(c->inode);
-	unsigned long delay_us = 20;
 
-	for (;;) {
-		/*
-		 * A host fault drops the invalidate lock before it maps the
-		 * page, but holds on to the folio lock until it has.  Once that
-		 * lock has been had, faults are past or have yet to begin.
-		 */
-		if (folio_lock_killable(folio))
-			return -EINTR;
-		if (folio_mapped(folio))
-			unmap_mapping_pages(mapping, folio->index, 1, false);
-		folio_unlock(folio);
+	if (time_before(jiffies, gi->next_drain))
+		return;
 
-		if (folio_test_hwpoison(folio))
-			return kvm_gmem_refuse_folio(c, folio, -EHWPOISON);
+	if (c->drained == LRU_CACHE_DRAINED_ALL)
+		c->drained = LRU_CACHE_NOT_DRAINED;
 
-		if (!kvm_gmem_folio_is_busy(c, folio))
-			return 0;
+	lru_cache_drain_for_folio(folio, 1, &c->drained);
+	if (c->drained == LRU_CACHE_DRAINED_ALL) {
+		gi->next_drain = jiffies + KVM_GMEM_DRAIN_INTERVAL;
+		c->nr_drains++;
+	}
+}
 
-		if (time_after(jiffies, deadline))
-			break;
+/* Keeps the page from being mapped, and thereby pinned, until further notice. */
+static int kvm_gmem_unmap_folio(struct kvm_gmem_conversion *c,
+				struct folio *folio)
+{
+	/*
+	 * A host fault drops the invalidate lock before it maps the page, but
+	 * holds on to the folio lock until it has.  Once that lock has been
+	 * had, faults are past or have yet to begin.
+	 */
+	if (folio_lock_killable(folio))
+		return -EINTR;
 
-		if (signal_pending(current))
-			return -EINTR;
+	if (folio_mapped(folio))
+		unmap_mapping_pages(c->inode->i_mapping, folio->index, 1, false);
 
-		if (c->waiting && time_after(jiffies, c->drain_again)) {
-			c->drain_again = jiffies + KVM_GMEM_DRAIN_INTERVAL;
-			c->drained = LRU_CACHE_NOT_DRAINED;
-			lru_cache_drain_for_folio(folio, 1, &c->drained);
-			continue;
-		}
+	folio_unlock(folio);
+	return 0;
+}
 
+/* Waits as long as that makes sense with the invalidate lock held. */
+static int kvm_gmem_wait_for_users(struct kvm_gmem_conversion *c,
+				   struct folio *folio)
+{
+	u64 deadline, now, start = ktime_get_ns();
+	unsigned long delay_us = 10;
+	bool busy;
+
+	if (!c->locked_deadline)
+		c->locked_deadline = start + KVM_GMEM_LOCKED_WAIT_NS;
+	deadline = max(c->locked_deadline, start + KVM_GMEM_PAGE_WAIT_NS);
+
+	do {
 		usleep_range(delay_us, 2 * delay_us);
-		delay_us = min(2 * delay_us, USEC_PER_MSEC);
-	}
+		delay_us *= 2;
+		now = ktime_get_ns();
+		busy = kvm_gmem_folio_is_busy(c, folio);
+	} while (busy && now < deadline);
 
-	if (c->waiting) {
-		gi->busy.index = folio->index;
-		gi->busy.nr_refs = kvm_gmem_folio_extra_refs(folio);
-		gi->busy.expires = jiffies + KVM_GMEM_BUSY_MEMORY;
-	}
-	return kvm_gmem_refuse_folio(c, folio, -EAGAIN);
+	c->waited_ns += now - start;
+	return busy ? -EAGAIN : 0;
 }
 
 /* Sees to it that nobody but the guest uses the page. */
 static int kvm_gmem_settle_folio(struct kvm_gmem_conversion *c,
 				 struct folio *folio)
 {
+	int r;
+
 	if (folio_test_hwpoison(folio))
 		return kvm_gmem_refuse_folio(c, folio, -EHWPOISON);
 
 	if (!kvm_gmem_folio_is_busy(c, folio))
 		return 0;
 
-	if (kvm_gmem_folio_was_busy(c, folio))
-		return kvm_gmem_wait_for_users(c, folio,
-					       jiffies + KVM_GMEM_BUSY_RECHECK);
+	r = kvm_gmem_unmap_folio(c, folio);
+	if (r || !kvm_gmem_folio_is_busy(c, folio))
+		return r;
 
 	/*
 	 * A page that was just allocated sits in some CPU's LRU cache, which
-	 * holds a reference, nearly every time.
+	 * holds a reference, nearly every time.  So does one that was just
+	 * unmapped from an mlock()ed range.
 	 */
-	lru_cache_drain_for_folio(folio, 1, &c->drained);
+	kvm_gmem_drain_for_folio(c, folio);
 	if (!kvm_gmem_folio_is_busy(c, folio))
 		return 0;
 
-	if (!c->waiting) {
-		c->waiting = true;
-		c->deadline = jiffies + KVM_GMEM_BUSY_WAIT;
-		c->drain_again = jiffies + KVM_GMEM_DRAIN_INTERVAL;
-	}
-	return kvm_gmem_wait_for_users(c, folio, c->deadline);
+	r = kvm_gmem_wait_for_users(c, folio);
+	if (folio_test_hwpoison(folio))
+		r = -EHWPOISON;
+	return r ? kvm_gmem_refuse_folio(c, folio, r) : 0;
 }
 
 static int kvm_gmem_evict_host_users(struct kvm_gmem_conversion *c)
 {
 	struct address_space *mapping = c->inode->i_mapping;
 	struct kvm_gmem_attrs_range range;
+	unsigned int nr_steps = 0;
 	int r;
 
 	r = kvm_gmem_walk_folios(c, kvm_gmem_note_folio);
@@ -305,25 +319,49 @@ static int kvm_gmem_evict_host_users(struct kvm_gmem_conversion *c)
 		if (range.attrs != c->attrs)
 			unmap_mapping_pages(mapping, range.start,
 					    range.last - range.start + 1, false);
-		cond_resched();
+
+		r = kvm_gmem_take_a_break(c, &nr_steps);
+		if (r)
+			return r;
 	}
 
-	/* Unmapping can have put pages into this CPU's LRU cache. */
-	c->drained = LRU_CACHE_NOT_DRAINED;
+	/* Unmapping puts pages of an mlock()ed range into an LRU cache. */
+	if (!c->deadline)
+		GMEM_I(c->inode)->next_drain = jiffies;
 	c->unmapped = true;
 	return kvm_gmem_walk_folios(c, kvm_gmem_settle_folio);
 }
 
-#ifdef CONFIG_HAVE_KVM_ARCH_GMEM_RECLAIM
+static int kvm_gmem_count_changes(struct kvm_gmem_conversion *c)
+{
+	struct kvm_gmem_attrs_range range;
+	unsigned int nr_steps = 0;
+	int r;
+
+	kvm_gmem_for_each_attrs_range(&range, &GMEM_I(c->inode)->attrs,
+				      c->start, c->last) {
+		if (range.attrs != c->attrs)
+			c->nr_changed += range.last - range.start + 1;
+
+		r = kvm_gmem_take_a_break(c, &nr_steps);
+		if (r)
+			return r;
+	}
+	return 0;
+}
+
+/* What the guest can't reach any more, the host may have back. */
 static int kvm_gmem_reclaim_folio(struct kvm_gmem_conversion *c,
 				  struct folio *folio)
 {
+	c->nr_present++;
+#ifdef CONFIG_HAVE_KVM_ARCH_GMEM_RECLAIM
 	kvm_arch_gmem_reclaim(folio_pfn(folio), folio_nr_pages(folio));
+#endif
 	return 0;
 }
-#endif
 
-static int kvm_gmem_convert(struct kvm_gmem_conversion *c)
+static int kvm_gmem_try_convert(struct kvm_gmem_conversion *c)
 {
 	struct address_space *mapping = c->inode->i_mapping;
 	struct gmem_inode *gi = GMEM_I(c->inode);
@@ -332,6 +370,12 @@ static int kvm_gmem_convert(struct kvm_gmem_conversion *c)
 	int r;
 
 	lockdep_assert_held_write(&mapping->invalidate_lock);
+
+	c->nr_busy = 0;
+	c->nr_changed = 0;
+	c->nr_present = 0;
+	c->unmapped = false;
+	c->locked_deadline = 0;
 
 	if (kvm_gmem_attrs_range_has(&gi->attrs, c->start, c->last, c->attrs))
 		return 0;
@@ -342,29 +386,99 @@ static int kvm_gmem_convert(struct kvm_gmem_conversion *c)
 	if (r)
 		return r;
 
-	if (c->attrs & KVM_MEMORY_ATTRIBUTE_PRIVATE) {
+	r = kvm_gmem_count_changes(c);
+	if (!r && c->attrs & KVM_MEMORY_ATTRIBUTE_PRIVATE)
 		r = kvm_gmem_evict_host_users(c);
-		if (r) {
-			kvm_gmem_attrs_abort(&update);
-			return r;
-		}
-		filter = KVM_FILTER_SHARED;
-	} else {
-		filter = KVM_FILTER_PRIVATE;
+	if (r) {
+		kvm_gmem_attrs_abort(&update);
+		return r;
 	}
 
 	c->certain = true;
+	filter = c->attrs & KVM_MEMORY_ATTRIBUTE_PRIVATE ? KVM_FILTER_SHARED :
+							   KVM_FILTER_PRIVATE;
 	kvm_gmem_invalidate_start(c->inode, c->start, c->last + 1, filter);
 
-#ifdef CONFIG_HAVE_KVM_ARCH_GMEM_RECLAIM
-	/* What the guest can't reach any more, the host may have back. */
-	if (!(c->attrs & KVM_MEMORY_ATTRIBUTE_PRIVATE))
+	if (!(c->attrs & KVM_MEMORY_ATTRIBUTE_PRIVATE) &&
+	    (IS_ENABLED(CONFIG_HAVE_KVM_ARCH_GMEM_RECLAIM) ||
+	     trace_kvm_gmem_convert_enabled()))
 		kvm_gmem_walk_folios(c, kvm_gmem_reclaim_folio);
-#endif
 
 	kvm_gmem_attrs_commit(&update);
+
+	/*
+	 * Faults take mmu_invalidate_seq, then look at attributes.  Pairs with
+	 * the smp_rmb() between the two, e.g. in kvm_mmu_faultin_pfn().
+	 */
+	smp_wmb();
 	kvm_gmem_invalidate_end(c->inode, c->start, c->last + 1);
 	return 0;
+}
+
+/* Counts what was asked of a VM's view of the file in that VM's statistics. */
+static void kvm_gmem_account(struct kvm *kvm, struct kvm_gmem_conversion *c,
+			     int r)
+{
+	struct kvm_vm_stat_generic *stat = &kvm->stat.generic;
+
+	if (r == -EAGAIN) {
+		stat->gmem_busy++;
+	} else if (r == -EHWPOISON) {
+		stat->gmem_poisoned++;
+	} else if (r || !c->nr_changed) {
+		return;
+	} else if (c->attrs & KVM_MEMORY_ATTRIBUTE_PRIVATE) {
+		stat->gmem_to_private++;
+		stat->gmem_pages_to_private += c->nr_changed;
+	} else {
+		stat->gmem_to_shared++;
+		stat->gmem_pages_to_shared += c->nr_changed;
+	}
+}
+
+static int kvm_gmem_convert(struct kvm_gmem_conversion *c, struct kvm *kvm)
+{
+	struct rw_semaphore *lock = &c->inode->i_mapping->invalidate_lock;
+	unsigned long delay_us = 100;
+	u64 start;
+	int r;
+
+	/* True only if one range covers it all, i.e. this is a single lookup. */
+	if (kvm_gmem_attrs_range_has(&GMEM_I(c->inode)->attrs, c->start,
+				     c->last, c->attrs))
+		return 0;
+
+	for (;;) {
+		if (down_write_killable(lock))
+			return -EINTR;
+
+		r = kvm_gmem_try_convert(c);
+		if (r != -EAGAIN)
+			break;
+
+		if (!c->deadline)
+			c->deadline = ktime_get_ns() + KVM_GMEM_BUSY_WAIT_NS;
+		if (ktime_get_ns() > c->deadline)
+			break;
+
+		up_write(lock);
+
+		if (signal_pending(current))
+			return -EINTR;
+
+		start = ktime_get_ns();
+		usleep_range(delay_us, 2 * delay_us);
+		delay_us = min(2 * delay_us, 4 * USEC_PER_MSEC);
+		c->waited_ns += ktime_get_ns() - start;
+	}
+
+	/* Only those who fail have to wait for their next drain. */
+	if (!r)
+		GMEM_I(c->inode)->next_drain = jiffies;
+
+	kvm_gmem_account(kvm, c, r);
+	up_write(lock);
+	return r;
 }
 
 static int kvm_gmem_set_attributes(struct file *file,
@@ -397,12 +511,11 @@ static int kvm_gmem_set_attributes(struct file *file,
 	c.start = attrs.offset >> PAGE_SHIFT;
 	c.last = c.start + (attrs.size >> PAGE_SHIFT) - 1;
 	c.attrs = attrs.attributes;
-	c.drained = LRU_CACHE_NOT_DRAINED;
 
-	if (down_write_killable(&inode->i_mapping->invalidate_lock))
-		return -EINTR;
-	r = kvm_gmem_convert(&c);
-	filemap_invalidate_unlock(inode->i_mapping);
+	r = kvm_gmem_convert(&c, f->kvm);
+
+	trace_kvm_gmem_convert(inode->i_ino, c.start, c.last - c.start + 1,
+			       c.attrs, c.nr_present, c.nr_drains, c.waited_ns, r);
 
 	/* The struct may live in memory of this file, thus without the lock. */
 	if (r == -EAGAIN || r == -EHWPOISON || r == -ENOMEM) {
