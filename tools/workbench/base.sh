@@ -37,6 +37,7 @@ deps_missing()
 		sparse sparse
 		libelf-dev /usr/include/libelf.h
 		libssl-dev /usr/include/openssl/ssl.h
+		uuid-dev /usr/include/uuid/uuid.h
 		busybox busybox
 		qemu-system-x86 qemu-system-x86_64
 		debian-archive-keyring /usr/share/keyrings/debian-archive-keyring.*
@@ -191,14 +192,15 @@ base_is_7_3()
 }
 
 # base_commit DIR NAME: a git repository with the one commit that the series starts from. Names and dates are fixed,
-# so that equal files give an equal commit anywhere.
+# so that equal files give an equal commit anywhere. What git takes for a big file it adds to a pack: one file instead
+# of 95000.
 base_commit()
 {
 	cd "$1" &&
 	git init -q -b series . &&
 	git config gc.auto 0 && git config core.fsync none &&
 	git config user.name "$SERIES_NAME" && git config user.email "$SERIES_EMAIL" &&
-	git add -A -f . &&
+	git -c core.bigFileThreshold=1 -c core.compression=1 add -A -f . &&
 	GIT_AUTHOR_DATE="$BASE_DATE" GIT_COMMITTER_DATE="$BASE_DATE" git commit -q -m "$2" &&
 	git tag base
 }

@@ -1,15 +1,13 @@
 # SPDX-License-Identifier: GPL-2.0-only
 # shellcheck shell=sh
 #
-# Booting: a machine is a folder with a plan for init.c, a list of files for its initramfs, and the ports through which
-# the tests' output comes back.
+# Booting: a machine is a folder of its own with a plan for init.c, a list of files for its initramfs, and the ports
+# through which the tests' output comes back.
 
-# vm_new DIR
 vm_new()
 {
-	VM=$1
-	rm -rf "$VM"
-	mkdir -p "$VM"
+	mkdir -p "$BUILD"
+	VM=$(mktemp -d "$BUILD/vm.XXXXXX")
 	: > "$VM/plan"
 	: > "$VM/libs"
 	cat > "$VM/cpio" <<-END
@@ -124,7 +122,8 @@ vm_accel()
 	if [ -n "$_try" ] && [ -w /dev/kvm ]; then
 		# The probe is a machine like any other, so let it find its own way set.
 		printf '%s\n%s\n' "$_boot" $_try > "$_memo"
-		if (accel_probe) > /dev/null 2>&1; then
+		mkdir -p "$LOGS"
+		if (accel_probe) > "$LOGS/accel-probe.log" 2>&1; then
 			_accel=$_try
 		fi
 	fi
@@ -134,10 +133,10 @@ vm_accel()
 
 accel_probe()
 {
-	vm_new "$OUT/vm-probe"
+	vm_new
+	trap 'rm -rf "$VM"' EXIT
 	vm_kvm 1
-	vm_file "$OUT/selftests/set_memory_region_test"
-	vm_file "$OUT/selftests/x86/private_mem_kvm_exits_test"
+	vm_file "$OUT/selftests/kvm/x86/private_mem_kvm_exits_test"
 	vm_port probe
 	vm_plan run probe 30 /bin/private_mem_kvm_exits_test
 	vm_time=60
@@ -145,7 +144,7 @@ accel_probe()
 	grep -q '^exit probe 0 ' "$VM/verdict" && grep -qx end "$VM/verdict"
 }
 
-vm_initramfs()
+vm_images()
 {
 	# Libraries: each once, with the folders they stand in.
 	! _missing=$(grep '^missing ' "$VM/libs") || die "libraries not found on this machine: $_missing"
@@ -162,6 +161,7 @@ vm_initramfs()
 				print "file", $1, $2, "755 0 0"
 		}' >> "$VM/cpio"
 	"$OUT/usr/gen_init_cpio" "$VM/cpio" > "$VM/initramfs" || die "cannot make the initramfs"
+	cp "$OUT/arch/x86/boot/bzImage" "$VM/kernel"
 }
 
 # vm_run [tty|stdio]: boot and wait for the end. With `tty` the terminal is the machine's console hvc0, with `stdio`
@@ -171,7 +171,10 @@ vm_run()
 {
 	_terminal=${1:-}
 	_last=$(tail -n 1 "$VM/ports")
-	vm_initramfs
+	# Kernel and modules of one build, whatever is built meanwhile.
+	hold build
+	vm_images
+	release
 	_accel=$(vm_accel)
 	case $_accel in
 	tcg)	set -- -machine q35 -accel tcg,thread=multi -cpu EPYC,+svm,+npt ;;
@@ -181,7 +184,7 @@ vm_run()
 		-object memory-backend-ram,id=m0,size=$((vm_mem / 2))M \
 		-object memory-backend-ram,id=m1,size=$((vm_mem - vm_mem / 2))M \
 		-numa node,nodeid=0,cpus=0,memdev=m0 -numa node,nodeid=1,cpus=1-$((vm_cpus - 1)),memdev=m1 \
-		-kernel "$OUT/arch/x86/boot/bzImage" -initrd initramfs \
+		-kernel kernel -initrd initramfs \
 		-serial file:console -device virtio-serial-pci
 	while read -r _port; do
 		set -- "$@" -chardev file,id=$_port,path=$_port -device virtserialport,chardev=$_port,name=$_port
@@ -204,6 +207,7 @@ sysctl.kernel.hung_task_panic=1 sysctl.kernel.panic_on_rcu_stall=1 $vm_append"
 	_rc=0
 	# shellcheck disable=SC2086 # a command and its arguments
 	(cd "$VM" && exec $_limit qemu-system-x86_64 "$@" 2> qemu.err 9>&-) || _rc=$?
+	rm -f "$VM/kernel" "$VM/initramfs"
 	if [ "$_terminal" = stdio ]; then
 		exec 9>&-
 		wait $!
@@ -211,7 +215,8 @@ sysctl.kernel.hung_task_panic=1 sysctl.kernel.panic_on_rcu_stall=1 $vm_append"
 	return $_rc
 }
 
-# vm_ended: did the machine reach the end of its plan, with no complaint? Otherwise say what happened.
+# vm_ended DIR: did the machine reach the end of its plan, with no complaint? Otherwise say what happened; the console's
+# log stays in DIR.
 vm_ended()
 {
 	if grep -qx end "$VM/verdict" 2> /dev/null && ! grep -q '^fatal \|^splat ' "$VM/verdict"; then
@@ -224,13 +229,15 @@ vm_ended()
 		awk '/WARNING:|BUG:|Oops|INFO: |Kernel panic|general protection/ { on = 1 } on && n++ < 40' \
 			"$VM/console" 2> /dev/null
 	fi
-	echo "console: $VM/console"
+	echo "console: $1/console"
 	return 1
 }
 
 cmd_boot()
 {
-	vm_new "$OUT/vm-boot"
+	have_kernel
+	vm_new
+	trap 'rm -rf "$VM"' EXIT
 	vm_time=0
 	_params='' _shell=''
 	while [ $# -gt 0 ]; do
@@ -251,7 +258,6 @@ cmd_boot()
 		esac
 		shift
 	done
-	[ -e "$OUT/arch/x86/boot/bzImage" ] || die "no kernel built yet: 'wb build' does that"
 	_terminal=stdio
 	if [ -t 0 ] && [ -t 1 ]; then
 		_terminal=tty
@@ -290,6 +296,9 @@ cmd_boot()
 	_rc=0
 	vm_run $_terminal || _rc=$?
 	[ -z "$_stty" ] || stty "$_stty"
-	vm_ended >&2 || exit 125
+	vm_ended "$VM" >&2 || {
+		trap - EXIT
+		exit 125
+	}
 	exit "$(awk '$1 == "exit" && $2 == "program" { print $3 }' "$VM/verdict")"
 }

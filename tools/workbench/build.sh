@@ -19,8 +19,7 @@ config_fragments()
 # wb_make TARGET...
 wb_make()
 {
-	make -f "$WB/Makefile" -j "$JOBS" TREE="$TREE" OUT="$OUT" ARCH=x86_64 CONFIGS="$(config_fragments)" \
-		TESTS="$(test_programs)" "$@"
+	make -f "$WB/Makefile" -j "$JOBS" TREE="$TREE" OUT="$OUT" ARCH=x86_64 CONFIGS="$(config_fragments)" "$@"
 }
 
 vmm_make()
@@ -28,10 +27,17 @@ vmm_make()
 	make -C "$TOP/tools/gmem-vmm" OUT="$OUT/gmem-vmm" KHDR="$OUT/usr/include"
 }
 
+have_kernel()
+{
+	[ -e "$OUT/arch/x86/boot/bzImage" ] || die "no kernel built yet: 'wb build' does that"
+}
+
+# cmd_build [SELFTEST...]: all selftests of the table unless one is named.
 cmd_build()
 {
 	have_tree
-	say "Building the kernel, its modules and its KVM selftests"
+	hold build
+	say "Building the kernel, its modules and its selftests"
 	_lines=0
 	if [ ! -e "$OUT/arch/x86/boot/bzImage" ]; then
 		need_disk "$BUILD" 2500 "the kernel build"
@@ -39,8 +45,10 @@ cmd_build()
 	fi
 	step config "config" 0 wb_make config || die "the kernel configuration failed"
 	step kernel "kernel" $_lines wb_make kernel || die "the kernel does not build"
-	step selftests "selftests" 0 wb_make selftests init || die "the selftests do not build"
+	step selftests "selftests" 0 wb_make selftests init TESTS="${*:-$(test_programs)}" ||
+		die "the selftests do not build"
 	if [ -e "$TOP/tools/gmem-vmm/Makefile" ]; then
 		step gmem-vmm "example VMM" 0 vmm_make || die "the example VMM does not build"
 	fi
+	release
 }

@@ -47,10 +47,12 @@
 #define STATUS_TIMEOUT	124
 #define STATUS_NO_EXEC	127
 
+#define ARRAY_SIZE(array)	(sizeof(array) / sizeof((array)[0]))
+
 static int verdict_fd = -1;
 static int kmsg_fd = -1;
 
-static void __attribute__((noreturn)) power_off(void)
+static _Noreturn void power_off(void)
 {
 	sync();
 	/* QEMU runs with -no-reboot: restarting needs no ACPI. */
@@ -59,7 +61,7 @@ static void __attribute__((noreturn)) power_off(void)
 		pause();
 }
 
-static void __attribute__((format(printf, 1, 2))) verdict(const char *fmt, ...)
+static void __attribute__((format(gnu_printf, 1, 2))) verdict(const char *fmt, ...)
 {
 	va_list ap;
 
@@ -68,7 +70,7 @@ static void __attribute__((format(printf, 1, 2))) verdict(const char *fmt, ...)
 	va_end(ap);
 }
 
-static void __attribute__((noreturn)) fatal(const char *what, const char *which)
+static _Noreturn void die(const char *what, const char *which)
 {
 	verdict("fatal %s %s: %s\n", what, which, strerror(errno));
 	fprintf(stderr, "init: %s %s: %s\n", what, which, strerror(errno));
@@ -79,7 +81,7 @@ static void mount_one(const char *type, const char *dir)
 {
 	mkdir(dir, 0755);
 	if (mount("none", dir, type, 0, NULL))
-		fatal("cannot mount", dir);
+		die("cannot mount", dir);
 }
 
 static void mount_all(void)
@@ -91,9 +93,9 @@ static void mount_all(void)
 	mount_one("tmpfs", "/dev/shm");
 	mount_one("debugfs", "/sys/kernel/debug");
 	if (mount("none", "/sys/kernel/tracing", "tracefs", 0, NULL) && errno != ENOENT)
-		fatal("cannot mount", "tracefs");
+		die("cannot mount", "tracefs");
 	if (symlink("/proc/self/fd", "/dev/fd"))
-		fatal("cannot link", "/dev/fd");
+		die("cannot link", "/dev/fd");
 }
 
 static ssize_t read_file(const char *path, char *buf, size_t size)
@@ -126,7 +128,8 @@ static int port_open(const char *name)
 			usleep(10000);
 		dir = opendir("/sys/class/virtio-ports");
 		while (dir && fd < 0 && (entry = readdir(dir))) {
-			snprintf(path, sizeof(path), "/sys/class/virtio-ports/%s/name", entry->d_name);
+			snprintf(path, sizeof(path), "/sys/class/virtio-ports/%s/name",
+				 entry->d_name);
 			if (read_file(path, label, sizeof(label)) <= 0)
 				continue;
 			label[strcspn(label, "\n")] = '\0';
@@ -149,32 +152,32 @@ static long long now_ms(void)
 	return ts.tv_sec * 1000LL + ts.tv_nsec / 1000000;
 }
 
-static void insmod(char **field)
+static void insmod(const char *module, char **param)
 {
 	char path[PATH_MAX], params[1024] = "", file[PATH_MAX];
 	int fd, i;
 
-	for (i = 2; field[i]; i++) {
-		strncat(params, field[i], sizeof(params) - strlen(params) - 2);
+	for (i = 0; param[i]; i++) {
+		strncat(params, param[i], sizeof(params) - strlen(params) - 2);
 		strcat(params, " ");
 	}
-	snprintf(path, sizeof(path), "/modules/%s.ko", field[1]);
+	snprintf(path, sizeof(path), "/modules/%s.ko", module);
 	fd = open(path, O_RDONLY | O_CLOEXEC);
 	if (fd < 0)
-		fatal("cannot open module", field[1]);
+		die("cannot open module", module);
 	if (syscall(SYS_finit_module, fd, params, 0))
-		fatal("cannot load module", field[1]);
+		die("cannot load module", module);
 	close(fd);
 
 	/* The kernel ignores an unknown parameter; who asked for it must not. */
-	for (i = 2; field[i]; i++) {
-		snprintf(file, sizeof(file), "/sys/module/%s/parameters/%.*s", field[1],
-			 (int)strcspn(field[i], "="), field[i]);
+	for (i = 0; param[i]; i++) {
+		snprintf(file, sizeof(file), "/sys/module/%s/parameters/%.*s", module,
+			 (int)strcspn(param[i], "="), param[i]);
 		for (char *c = file; *c; c++)
 			if (*c == '-')
 				*c = '_';
 		if (access(file, F_OK))
-			fatal("no such module parameter:", field[i]);
+			die("no such module parameter:", param[i]);
 	}
 }
 
@@ -188,7 +191,7 @@ static void rmmod(const char *module)
 		if (*c == '-')
 			*c = '_';
 	if (syscall(SYS_delete_module, name, O_NONBLOCK))
-		fatal("cannot unload module", name);
+		die("cannot unload module", name);
 }
 
 /*
@@ -199,7 +202,8 @@ static void rmmod(const char *module)
 static bool report_splats(const char *name)
 {
 	static const char * const words[] = {
-		"WARNING:", "BUG:", "INFO: possible", "INFO: rcu", "INFO: task", "INFO: trying", "rcu: INFO:",
+		"WARNING:", "BUG:", "INFO: possible", "INFO: rcu", "INFO: task",
+		"INFO: trying", "rcu: INFO:",
 	};
 	bool found = false;
 	char record[8192];
@@ -219,7 +223,7 @@ static bool report_splats(const char *name)
 			continue;
 		text++;
 		text[strcspn(text, "\n")] = '\0';
-		for (i = 0; i < sizeof(words) / sizeof(words[0]); i++) {
+		for (i = 0; i < ARRAY_SIZE(words); i++) {
 			if (!strncmp(text, words[i], strlen(words[i]))) {
 				verdict("splat %s %s\n", name, text);
 				found = true;
@@ -285,10 +289,10 @@ static void run(char **field, bool tty)
 	pid_t pid;
 
 	if (in < 0 || out < 0)
-		fatal("no port for", field[1]);
+		die("no port for", field[1]);
 	pid = fork();
 	if (pid < 0)
-		fatal("cannot fork for", field[1]);
+		die("cannot fork for", field[1]);
 	if (!pid) {
 		sigset_t none;
 
@@ -314,9 +318,8 @@ static void run(char **field, bool tty)
 }
 
 /* A KUnit module runs its suites while it loads; debugfs keeps what they said. */
-static void kunit(char **field)
+static void run_kunit(char **field)
 {
-	char *load[] = { "insmod", field[2], NULL };
 	long long start = now_ms();
 	char path[PATH_MAX], buf[4096];
 	int out = port_open(field[1]);
@@ -327,8 +330,8 @@ static void kunit(char **field)
 	DIR *dir;
 
 	if (out < 0)
-		fatal("no port for", field[1]);
-	insmod(load);
+		die("no port for", field[1]);
+	insmod(field[2], field + 3);
 	dir = opendir("/sys/kernel/debug/kunit");
 	while (dir && (entry = readdir(dir))) {
 		if (entry->d_name[0] == '.')
@@ -363,7 +366,7 @@ static void do_line(char *line)
 	if (!strcmp(field[0], "env") && n == 2)
 		putenv(strdup(field[1]));
 	else if (!strcmp(field[0], "insmod") && n >= 2)
-		insmod(field);
+		insmod(field[1], field + 2);
 	else if (!strcmp(field[0], "rmmod") && n == 2)
 		rmmod(field[1]);
 	else if (!strcmp(field[0], "run") && n >= 4)
@@ -371,9 +374,9 @@ static void do_line(char *line)
 	else if (!strcmp(field[0], "tty") && n >= 4)
 		run(field, true);
 	else if (!strcmp(field[0], "kunit") && n == 3)
-		kunit(field);
+		run_kunit(field);
 	else
-		fatal("plan line not understood:", field[0]);
+		die("plan line not understood:", field[0]);
 }
 
 int main(void)
@@ -390,13 +393,13 @@ int main(void)
 	mount_all();
 	verdict_fd = port_open("verdict");
 	if (verdict_fd < 0)
-		fatal("no port", "verdict");
+		die("no port", "verdict");
 	kmsg_fd = open("/dev/kmsg", O_RDONLY | O_NONBLOCK | O_CLOEXEC);
 	if (kmsg_fd < 0)
-		fatal("cannot open", "/dev/kmsg");
+		die("cannot open", "/dev/kmsg");
 	plan = fopen("/plan", "re");
 	if (!plan)
-		fatal("cannot open", "/plan");
+		die("cannot open", "/plan");
 	report_splats("boot");
 	while (fgets(line, sizeof(line), plan))
 		do_line(line);

@@ -1,19 +1,61 @@
 # SPDX-License-Identifier: GPL-2.0-only
 #
-# awk -f ktap.awk -v test=NAME -v status=N -v splat=TEXT OUTPUT: what a test's output and exit status amount to, as
-# lines "pass NAME", "fail NAME: WHY" and "skip NAME: REASON", one for each result. Output that is not KTAP is one
-# result. A line of results that closes a group of indented ones is their sum, not another.
+# awk -f ktap.awk -v machine=NAME -v ipc=N -v npt=N -v test=NAME -v status=N -v splat=TEXT TABLE OUTPUT
+#
+# What a test's output and exit status amount to, by the file `tests`: lines "pass MACHINE/TEST: NAME",
+# "fail MACHINE/TEST: NAME: WHY" and "skip MACHINE/TEST: NAME: REASON", one for each result. Output that is not KTAP is
+# one result. A line of results that closes a group of indented ones is their sum, not another.
+
+function here()
+{
+	return $2 == test && index($3, ipc) && index($4, npt)
+}
+
+# What follows the first n fields.
+function after(n,	text)
+{
+	text = $0
+	while (n--)
+		sub(/^[^ \t]+[ \t]+/, "", text)
+	return text
+}
+
+function expected(reason,	i)
+{
+	for (i = 1; i <= skips; i++)
+		if (index(reason, skip[i]))
+			return 1
+	return 0
+}
 
 function result(kind, what, why)
 {
-	print kind " " test (what == "" ? "" : ": " what) (why == "" ? "" : ": " why)
+	if (kind == "skip" && !expected(what ": " why)) {
+		kind = "fail"
+		why = why ": unexpected skip"
+	}
+	print kind " " machine "/" test (what == "" ? "" : ": " what) (why == "" ? "" : ": " why)
 	if (kind == "fail")
 		failures++
 	results++
 }
 
+FILENAME == ARGV[1] {
+	if ($1 == "skip" && here())
+		skip[++skips] = after(4)
+	if ($1 == "gives" && here()) {
+		due = $5
+		text = after(5)
+	}
+	next
+}
+
+text != "" && index($0, text) {
+	said = 1
+}
+
 /^1\.\.[0-9]+/ {
-	planned = substr($1, 4) + 0
+	planned += substr($1, 4)
 	if (planned == 0 && match($0, /# *SKIP */))
 		reason = substr($0, RSTART + RLENGTH)
 }
@@ -49,18 +91,22 @@ function result(kind, what, why)
 END {
 	if (splat != "")
 		result("fail", "", splat)
-	if (status == "") {
+	if (status == "")
 		result("fail", "", "did not run to its end")
-	} else if (status == 4) {
-		result("skip", "", reason == "" ? "no reason given" : reason)
-	} else if (status == 124) {
+	else if (status == 124)
 		result("fail", "", "timeout")
-	} else if (status != 0) {
-		if (!failures)
-			result("fail", "", "exit status " status)
-	} else if (planned != seen + 0) {
-		result("fail", "", "planned " planned " results, gave " seen + 0)
-	} else if (!results) {
+	else if (due != "" && status != due)
+		result("fail", "", "exit status " status ", not " due)
+	else if (due != "" && !said)
+		result("fail", "", "does not say: " text)
+	else if (due != "")
+		result("pass", "exits with " due)
+	else if (status == 4)
+		result("skip", "", reason == "" ? "no reason given" : reason)
+	else if (status != 0 && !failures)
+		result("fail", "", "exit status " status)
+	else if (status == 0 && planned + 0 != seen + 0)
+		result("fail", "", "planned " planned + 0 " results, gave " seen + 0)
+	else if (!results)
 		result("pass")
-	}
 }

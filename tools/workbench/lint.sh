@@ -1,84 +1,82 @@
 # SPDX-License-Identifier: GPL-2.0-only
 # shellcheck shell=sh
 #
-# W=1 and sparse over what the series touches, commit by commit, in a tree and a build folder of their own.
+# W=1 and sparse on the files that the series touches, in a tree and a build folder of their own: a warning that the
+# base does not have is an error.
 
 STEPS=$BUILD/steps
 STEPS_OUT=$BUILD/steps.out
 
-# What to build: all of KVM, which is one folder to kbuild, and each other source file the series touches.
-lint_targets()
+# The objects of the C files that the series touches and that are there in this commit. KVM's are built from its
+# folder of the architecture.
+lint_objects()
 {
-	echo arch/x86/kvm/
-	series_touched AM | awk '
-		/^(virt|arch\/x86)\/kvm\// || /^(tools|Documentation|samples)\// || !/\.c$/ { next }
-		/^arch\// && !/^arch\/x86\// { next }
-		{ sub(/c$/, "o"); print }'
+	series_touched AM | while read -r _file; do
+		[ -e "$STEPS/$_file" ] || continue
+		case $_file in
+		tools/*|samples/*)	;;
+		virt/kvm/*.c)		echo "arch/x86/kvm/../../../${_file%c}o" ;;
+		arch/x86/*.c)		echo "${_file%c}o" ;;
+		arch/*)			;;
+		*.c)			echo "${_file%c}o" ;;
+		esac
+	done
 }
 
-lint_tree()
+lint_make()
 {
-	[ -e "$STEPS" ] || git clone -q --shared --no-tags "$TREE" "$STEPS" || return 1
-	git -C "$STEPS" fetch -q "$TREE" "$1" && git -C "$STEPS" checkout -q -f --detach "$1"
+	make -C "$STEPS" O="$STEPS_OUT" ARCH=x86_64 -j "$JOBS" W=1 "$@"
 }
 
-# lint_build COMMIT FRAGMENT...: build it with all warnings on.
+# lint_build COMMIT [TARGET]: all warnings of the touched files; then TARGET has to build as well.
 lint_build()
 {
-	lint_tree "$1" || return 1
-	shift
-	make -f "$WB/Makefile" TREE="$STEPS" OUT="$STEPS_OUT" ARCH=x86_64 CONFIGS="$*" config || return 1
-	# Warnings count in the files that the series touches: make sure that these are compiled now.
-	series_touched AM | sed -n 's/\.c$/.o/p' | (cd "$STEPS_OUT" && xargs rm -f)
-	# shellcheck disable=SC2046 # a list of targets
-	make -C "$STEPS" O="$STEPS_OUT" ARCH=x86_64 -j "$JOBS" W=1 C=1 prepare $(lint_targets_at)
-}
-
-# A file that a later patch adds is not there yet.
-lint_targets_at()
-{
-	for _target in $(lint_targets); do
-		[ ! -e "$STEPS/$_target" ] && [ ! -e "$STEPS/${_target%.o}.c" ] || echo "$_target"
-	done
+	[ -e "$STEPS" ] || git clone -q --shared --no-tags "$TREE" "$STEPS" || return 1
+	git -C "$STEPS" fetch -q "$TREE" "$1" && git -C "$STEPS" checkout -q -f --detach "$1" || return 1
+	make -f "$WB/Makefile" TREE="$STEPS" OUT="$STEPS_OUT" ARCH=x86_64 CONFIGS="base x86_64 debug lint" config ||
+		return 1
+	lint_objects > "$STEPS_OUT/objects"
+	# Who compiled a file before has seen its warnings: compile it now.
+	(cd "$STEPS_OUT" && xargs rm -f < objects)
+	# shellcheck disable=SC2046 # a list of objects
+	lint_make prepare && lint_make C=1 CHECK="$WB/sparse" $(cat "$STEPS_OUT/objects") || return 1
+	[ -z "${2:-}" ] || lint_make "$2"
 }
 
 # lint_warnings LOG: the warnings in files of the series, without line numbers, which any patch shifts.
 lint_warnings()
 {
 	series_touched AM > "$STEPS_OUT/touched"
-	sed -n 's,^\(\.\./\)*\([^ :]*\):[0-9:]* \(warning\|error\): ,\2: ,p' "$1" | sed "s,^$STEPS/,,; s,^arch/x86/kvm/\(\.\./\)*virt,virt," |
+	sed -n 's,^\([^ :]*\):[0-9:]* \(warning\|error\): ,\1: ,p; s,^[Ww]arning: \([^ :]*\):[0-9]*:* ,\1: ,p' "$1" |
+		sed "s,^$STEPS/,,; s,^\(\.\./\)*,,; s,^arch/x86/kvm/\(\.\./\)*virt,virt," |
 		awk -F : 'NR == FNR { touched[$1]; next } $1 in touched' "$STEPS_OUT/touched" - | sort
 }
 
-# lint_commit COMMIT NAME FRAGMENT...: its warnings, in $STEPS_OUT/warnings-COMMIT; nothing is done twice.
+# lint_commit COMMIT NAME [TARGET]: sets WARNINGS, a file of them; nothing is done twice.
 lint_commit()
 {
 	_commit=$(tgit rev-parse "$1") _lint_name=$2
 	# The base's warnings are looked at in the files of the whole series.
-	_key=$_commit-$(series_touched AM | cksum | cut -d' ' -f1)
-	WARNINGS=$STEPS_OUT/warnings-$_key
+	WARNINGS=$STEPS_OUT/warnings-$_commit-$(series_touched AM | cksum | cut -d' ' -f1)${3:+-built}
 	[ ! -e "$WARNINGS" ] || return 0
-	shift 2
-	_expect=$KBUILD_LINES
-	[ ! -e "$STEPS_OUT/.config" ] || _expect=0
-	step "lint-$_lint_name" "$_lint_name: W=1 and sparse" $_expect lint_build "$_commit" "$@" lint || return 1
+	step "lint-$_lint_name" "$_lint_name" 0 lint_build "$_commit" ${3:+"$3"} || return 1
 	lint_warnings "$LOGS/lint-$_lint_name.log" > "$WARNINGS.new"
 	mv "$WARNINGS.new" "$WARNINGS"
 }
 
-# lint_commits COMMIT...: none of them has a warning that the base does not have.
+# lint_commits TARGET COMMIT...: none of them has a warning that the base does not have.
 lint_commits()
 {
-	have_tree
-	series_exists || { note "patches/ is empty: nothing to check"; return 0; }
-	[ -e "$STEPS" ] || need_disk "$BUILD" 4000 "a second tree and build for the warnings"
+	_target=$1
+	shift
+	[ -e "$STEPS" ] || need_disk "$BUILD" 3000 "a second tree and build for the warnings"
 	mkdir -p "$STEPS_OUT"
-	_bad=0
-	lint_commit base base base x86_64 debug || return 1
-	_base_warnings=$WARNINGS
+	hold lint
+	lint_commit base base || return 1
+	_base_warnings=$WARNINGS _bad=0
 	for _step; do
 		_subject=$(tgit log -1 --format=%f "$_step")
-		lint_commit "$_step" "$_subject" base x86_64 debug || { _bad=1; continue; }
+		lint_commit "$_step" "$_subject" "$_target" || { _bad=1; continue; }
 		# A second warning of a kind that the base has once is new too.
 		if awk 'FILENAME == ARGV[1] { base[$0]++; next } ++n[$0] > base[$0] { print; new++ } END { exit !new }' \
 			"$_base_warnings" "$WARNINGS"; then
@@ -86,16 +84,25 @@ lint_commits()
 			_bad=1
 		fi
 	done
+	release
 	return $_bad
 }
 
 cmd_lint()
 {
-	lint_commits "$(tgit rev-parse HEAD)"
+	have_tree
+	series_exists || { note "patches/ is empty: nothing to check"; return 0; }
+	say "Sparse and W=1 on the files that the series touches"
+	lint_commits '' "$(tgit rev-parse HEAD)"
 }
 
 cmd_each()
 {
+	have_tree
+	series_exists || { note "patches/ is empty: nothing to check"; return 0; }
+	say "Each patch on its own: it builds, with no new warning"
+	_began=$(date +%s)
 	# shellcheck disable=SC2046 # a list of commits
-	lint_commits $(tgit rev-list --reverse base..HEAD)
+	lint_commits arch/x86/kvm/ $(tgit rev-list --reverse base..HEAD) || return 1
+	note "$(tgit rev-list --count base..HEAD) patches, $(elapsed "$_began")"
 }

@@ -4,15 +4,14 @@
 # The whole run: static checks, build, and the booted matrix that the file `tests` describes.
 
 RESULTS=$BUILD/results
-SUMMARY=$RESULTS/summary
 
-# The selftests that the table needs, as make targets.
+# The selftests that the table needs.
 test_programs()
 {
-	awk '$1 == "test" && $7 != "gmem-vmm" && !seen[$7]++ { print $7 }' "$WB/tests"
+	awk '$1 == "test" && $7 ~ /\// && !seen[$7]++ { print $7 }' "$WB/tests"
 }
 
-# test_lines KINDS IPC NPT: the table's lines for a machine.
+# test_lines IPC NPT: the table's lines for a machine.
 test_lines()
 {
 	awk -v ipc="$1" -v npt="$2" '($1 == "test" || $1 == "kunit") && index($3, ipc) && index($4, npt)' "$WB/tests"
@@ -23,13 +22,34 @@ kvm_has_parameter()
 	grep -q gmem_in_place_conversion "$OUT/arch/x86/kvm/kvm.ko"
 }
 
+# A run gathers its results in a folder of its own; at its end that becomes build/results.
+run_new()
+{
+	mkdir -p "$BUILD"
+	RUN=$(mktemp -d "$BUILD/results.XXXXXX")
+	chmod 755 "$RUN"
+	trap 'rm -rf "$RUN"' EXIT
+	: > "$RUN/summary"
+}
+
+run_end()
+{
+	rm -rf "$RESULTS"
+	mv "$RUN" "$RESULTS"
+	trap - EXIT
+	say "Results, in build/results"
+	sed -n 's/^fail /    FAILED  /p; s/^skip /    skipped /p' "$RESULTS/summary"
+	awk '{ n[$1]++ } END { printf "%d passed, %d failed, %d skipped\n", n["pass"], n["fail"], n["skip"]
+		exit n["fail"] > 0 || !n["pass"] }' "$RESULTS/summary"
+}
+
 # record pass|fail|skip TEXT
 record()
 {
-	printf '%s %s\n' "$1" "$2" >> "$SUMMARY"
+	printf '%s %s\n' "$1" "$2" >> "$RUN/summary"
 }
 
-# stage NAME TEXT COMMAND...: a check that is one result.
+# stage NAME COMMAND...: a check that is one result.
 stage()
 {
 	_name=$1
@@ -42,7 +62,7 @@ stage()
 	fi
 }
 
-# Plan and boot one machine; everything it needs comes from the table.
+# matrix_boot IPC NPT: plan and boot one machine; everything it needs comes from the table.
 matrix_boot()
 {
 	if kvm_has_parameter; then
@@ -55,13 +75,15 @@ matrix_boot()
 	vm_time=$(awk '{ sum += $6 } END { print sum + 60 }' "$VM/tests")
 	while read -r _kind _name _ipc _npt _mib _secs _program _args; do
 		vm_port "$_name"
-		if [ "$_kind" = kunit ]; then
+		case $_kind:$_program in
+		kunit:*)
 			vm_module_file "$_program"
 			vm_plan kunit "$_name" "$_program"
-			continue
-		fi
-		_file=$OUT/selftests/$_program
-		[ "$_program" != gmem-vmm ] || _file=$OUT/gmem-vmm/gmem-vmm
+			continue ;;
+		*:gmem-vmm)
+			_file=$OUT/gmem-vmm/gmem-vmm ;;
+		*)	_file=$OUT/selftests/$_program ;;
+		esac
 		vm_file "$_file"
 		# shellcheck disable=SC2086 # a list of arguments
 		vm_plan run "$_name" "$_secs" "/bin/$(basename "$_program")" $_args
@@ -70,87 +92,67 @@ matrix_boot()
 	vm_run
 }
 
-# matrix_judge MACHINE IPC NPT: from verdict and outputs to results, and a KTAP file for each test.
+# test_judge MACHINE IPC NPT NAME: a test's results to the summary, and its KTAP file.
+test_judge()
+{
+	_status=$(awk -v name="$4" '$1 == "exit" && $2 == name { print $3 }' "$VM/verdict")
+	_splat=$(sed -n "s/^splat $4 //p" "$VM/verdict" | head -n 1)
+	awk -f "$WB/ktap.awk" -v machine="$1" -v ipc="$2" -v npt="$3" -v test="$4" -v status="$_status" \
+		-v splat="$_splat" "$WB/tests" "$VM/$4" > "$VM/results"
+	cat "$VM/results" >> "$RUN/summary"
+	_ok='ok' _skip=''
+	! grep -q '^fail ' "$VM/results" || _ok='not ok'
+	grep -q '^pass ' "$VM/results" || [ "$_ok" != ok ] || _skip=' # SKIP'
+	{
+		printf 'KTAP version 1\n1..1\n'
+		sed 's/^/# /' "$VM/$4"
+		sed 's/^/# result: /' "$VM/results"
+		echo "$_ok 1 $4$_skip"
+	} > "$VM/$4.ktap"
+	printf '      %-32s %s\n' "$4" "$(awk '{ n[$1]++ } END {
+		printf "%d passed, %d failed, %d skipped", n["pass"], n["fail"], n["skip"] }' "$VM/results")"
+}
+
+# matrix_judge MACHINE IPC NPT
 matrix_judge()
 {
 	while read -r _kind _name _rest; do
-		_status=$(awk -v name="$_name" '$1 == "exit" && $2 == name { print $3 }' "$VM/verdict")
-		_splat=$(sed -n "s/^splat $_name //p" "$VM/verdict" | head -n 1)
-		awk -f "$WB/ktap.awk" -v test="$_name" -v status="$_status" -v splat="$_splat" "$VM/$_name" > "$VM/$_name.results"
-		{
-			echo "KTAP version 1"
-			echo "1..1"
-			sed 's/^/# /' "$VM/$_name"
-			sed 's/^/# result: /' "$VM/$_name.results"
-			if grep -q '^fail ' "$VM/$_name.results"; then
-				echo "not ok 1 $_name"
-			elif [ "$_status" = 4 ]; then
-				echo "ok 1 $_name # SKIP"
-			else
-				echo "ok 1 $_name"
-			fi
-		} > "$VM/$_name.ktap"
-		# Not every skip is a good one.
-		awk -v ipc="$2" -v npt="$3" -v name="$_name" -v machine="$1" '
-			NR == FNR {
-				if ($1 == "skip" && $2 == name && index($3, ipc) && index($4, npt)) {
-					sub(/^[^\t]*\t+[^\t]*\t+[^\t]*\t+[^\t]*\t+/, "")
-					expected[++n] = $0
-				}
-				next
-			}
-			{
-				kind = $1
-				$1 = ""
-				if (kind == "skip") {
-					kind = "fail"
-					why = ": unexpected skip"
-					for (i = 1; i <= n; i++)
-						if (index($0, expected[i])) {
-							kind = "skip"
-							why = ""
-						}
-					$0 = $0 why
-				}
-				print kind " " machine "/" substr($0, 2)
-			}' "$WB/tests" "$VM/$_name.results" >> "$SUMMARY"
-		printf '      %-32s %s\n' "$_name" "$(awk '{ n[$1]++ } END {
-			printf "%d passed, %d failed, %d skipped", n["pass"], n["fail"], n["skip"] }' "$VM/$_name.results")"
+		test_judge "$1" "$2" "$3" "$_name"
 	done < "$VM/tests"
-	_ended=$(vm_ended) || {
+	_ended=$(vm_ended "$RESULTS/$1") || {
 		record fail "$1: $(echo "$_ended" | head -n 1)"
 		echo "$_ended" | sed 's/^/      | /'
 	}
 }
 
-cmd_matrix()
+run_matrix()
 {
 	for _ipc in 0 1; do
 		[ $_ipc -eq 0 ] || kvm_has_parameter || continue
 		for _npt in 1 0; do
 			_machine=ipc$_ipc-npt$_npt
-			vm_new "$RESULTS/$_machine"
+			vm_new
 			step boot-$_machine "machine with gmem_in_place_conversion=$_ipc, nested paging $_npt" 0 \
 				matrix_boot $_ipc $_npt || :
 			matrix_judge $_machine $_ipc $_npt
+			mv "$VM" "$RUN/$_machine"
 		done
 	done
 }
 
-summarize()
+cmd_matrix()
 {
-	say "Results, in build/results"
-	sed -n 's/^fail /    FAILED  /p; s/^skip /    skipped /p' "$SUMMARY"
-	awk '{ n[$1]++ } END { printf "%d passed, %d failed, %d skipped\n", n["pass"], n["fail"], n["skip"]
-		exit n["fail"] > 0 || !n["pass"] }' "$SUMMARY"
+	have_kernel
+	run_new
+	run_matrix
+	run_end
 }
 
 cmd_test()
 {
 	_began=$(date +%s)
 	cmd_deps
-	mkdir -p "$RESULTS"
-	: > "$SUMMARY"
+	run_new
 	cmd_tree
 	say "Checking the series"
 	stage "series: patches, top-level files and tree agree" cmd_check || :
@@ -158,10 +160,10 @@ cmd_test()
 	if stage "build" cmd_build; then
 		stage "series: sparse and W=1" cmd_lint || :
 		say "Booting"
-		cmd_matrix
+		run_matrix
 	fi
 	note "the whole run took $(elapsed "$_began")"
-	summarize
+	run_end
 }
 
 cmd_selftest()
@@ -171,12 +173,15 @@ cmd_selftest()
 		_params="$_params --param $2"
 		shift 2
 	done
-	[ $# -ge 1 ] || die "selftest: name one of the kernel's KVM selftests"
-	cmd_build
-	_test=$1
-	[ ! -e "$TREE/tools/testing/selftests/kvm/x86/$_test.c" ] || _test=x86/$_test
-	step selftest "$_test" 0 wb_make selftests TESTS="$_test" || die "$1 does not build"
+	[ $# -ge 1 ] || die "selftest: name one of the kernel's selftests"
+	have_tree
+	_test=
+	for _dir in '' kvm/ kvm/x86/; do
+		[ ! -e "$TREE/tools/testing/selftests/$_dir$1.c" ] || _test=$_dir$1
+	done
+	[ -n "$_test" ] || die "selftest: no $1.c in tools/testing/selftests, kvm/ or kvm/x86/ there"
 	shift
+	cmd_build "$_test"
 	# shellcheck disable=SC2086 # a list of options
 	cmd_boot $_params "$OUT/selftests/$_test" "$@"
 }
