@@ -56,8 +56,8 @@ lint_warnings()
 lint_commit()
 {
 	_commit=$(tgit rev-parse "$1") _lint_name=$2
-	# The base's warnings are looked at in the files of the whole series.
-	WARNINGS=$STEPS_OUT/warnings-$_commit-$(series_touched AM | cksum | cut -d' ' -f1)${3:+-built}
+	# By its files: a reworded commit is none to compile again. The whole series says which files are looked at.
+	WARNINGS=$STEPS_OUT/warnings-$(tgit rev-parse "$1^{tree}")-$(series_touched AM | cksum | cut -d' ' -f1)${3:+-built}
 	[ ! -e "$WARNINGS" ] || return 0
 	step "lint-$_lint_name" "$_lint_name" 0 lint_build "$_commit" ${3:+"$3"} || return 1
 	lint_warnings "$LOGS/lint-$_lint_name.log" > "$WARNINGS.new"

@@ -152,8 +152,8 @@ cmd_test()
 {
 	_began=$(date +%s)
 	cmd_deps
-	run_new
 	cmd_tree
+	run_new
 	say "Checking the series"
 	stage "series: patches, top-level files and tree agree" cmd_check || :
 	stage "series: checkpatch --strict" cmd_checkpatch || :

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * A software-protected VM with one guest_memfd, for tests of in-place
- * conversion.
+ * A VM with one guest_memfd, by default a software-protected one for tests of
+ * in-place conversion.
  */
 #ifndef SELFTEST_KVM_GMEM_VM_H
 #define SELFTEST_KVM_GMEM_VM_H
@@ -18,6 +18,7 @@
  * @fd: guest_memfd, bound to GMEM_VM_SLOT at GMEM_VM_GPA from offset 0
  * @mem: the host's mapping of all of it
  * @nr_pages: size of the guest_memfd, in pages
+ * @start: the vCPU's registers before it ran
  */
 struct gmem_vm {
 	struct kvm_vm *vm;
@@ -25,6 +26,7 @@ struct gmem_vm {
 	int fd;
 	char *mem;
 	int nr_pages;
+	struct kvm_regs start;
 };
 
 /*
@@ -35,6 +37,13 @@ const char *gmem_vm_unsupported(void);
 
 /* All memory is shared, and none of it allocated yet. */
 void gmem_vm_create(struct gmem_vm *g, int nr_pages);
+
+/*
+ * The same with a type of VM and flags of the guest_memfd that work together.
+ * If the host can't map it, @mem is memory that has nothing to do with it.
+ */
+void __gmem_vm_create(struct gmem_vm *g, unsigned long type, u64 flags,
+		      int nr_pages);
 void gmem_vm_free(struct gmem_vm *g);
 
 /*
@@ -44,7 +53,10 @@ void gmem_vm_free(struct gmem_vm *g);
 u64 gmem_vm_read(struct gmem_vm *g, int page);
 u64 gmem_vm_write(struct gmem_vm *g, int page, u64 value);
 
-/* The same, but return what KVM_RUN does, for accesses that can fail. */
+/*
+ * The same, but return what KVM_RUN does, for accesses that can fail.  The
+ * guest forgets about an access that failed.
+ */
 int __gmem_vm_read(struct gmem_vm *g, int page, u64 *value);
 
 /* The first 8 bytes of a page, for the host. */

@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include "gmem_vm.h"
+#include "hwpoison.h"
 #include "processor.h"
 #include "test_util.h"
 #include "../../../../../../mm/gup_test.h"
@@ -43,23 +44,35 @@ const char *gmem_vm_unsupported(void)
 	return NULL;
 }
 
-void gmem_vm_create(struct gmem_vm *g, int nr_pages)
+void __gmem_vm_create(struct gmem_vm *g, unsigned long type, u64 flags,
+		      int nr_pages)
 {
 	const struct vm_shape shape = {
 		.mode = VM_MODE_DEFAULT,
-		.type = KVM_X86_SW_PROTECTED_VM,
+		.type = type,
 	};
 	u64 size = (u64)nr_pages * getpagesize();
 
 	g->nr_pages = nr_pages;
 	g->vm = vm_create_shape_with_one_vcpu(shape, &g->vcpu, guest_code);
-	g->fd = vm_create_guest_memfd(g->vm, size, GUEST_MEMFD_FLAG_MMAP |
-						   GUEST_MEMFD_FLAG_INIT_SHARED);
-	g->mem = kvm_mmap(size, PROT_READ | PROT_WRITE, MAP_SHARED, g->fd);
+	vcpu_regs_get(g->vcpu, &g->start);
+
+	g->fd = vm_create_guest_memfd(g->vm, size, flags);
+	if (flags & GUEST_MEMFD_FLAG_MMAP)
+		g->mem = kvm_mmap(size, PROT_READ | PROT_WRITE, MAP_SHARED, g->fd);
+	else
+		g->mem = kvm_mmap(size, PROT_READ | PROT_WRITE,
+				  MAP_PRIVATE | MAP_ANONYMOUS, -1);
 
 	vm_set_user_memory_region2(g->vm, GMEM_VM_SLOT, KVM_MEM_GUEST_MEMFD,
 				   GMEM_VM_GPA, size, g->mem, g->fd, 0);
 	virt_map(g->vm, GMEM_VM_GPA, GMEM_VM_GPA, nr_pages);
+}
+
+void gmem_vm_create(struct gmem_vm *g, int nr_pages)
+{
+	__gmem_vm_create(g, KVM_X86_SW_PROTECTED_VM, GUEST_MEMFD_FLAG_MMAP |
+			 GUEST_MEMFD_FLAG_INIT_SHARED, nr_pages);
 }
 
 void gmem_vm_free(struct gmem_vm *g)
@@ -73,7 +86,7 @@ void gmem_vm_free(struct gmem_vm *g)
 static int gmem_vm_access(struct gmem_vm *g, int page, bool is_write, u64 *value)
 {
 	struct ucall uc;
-	int r;
+	int r, err;
 
 	request.gpa = GMEM_VM_GPA + (u64)page * g->vm->page_size;
 	request.value = *value;
@@ -81,8 +94,13 @@ static int gmem_vm_access(struct gmem_vm *g, int page, bool is_write, u64 *value
 	sync_global_to_guest(g->vm, request);
 
 	r = _vcpu_run(g->vcpu);
-	if (r)
+	if (r) {
+		/* Or else the vCPU would start with this access next time. */
+		err = errno;
+		vcpu_regs_set(g->vcpu, &g->start);
+		errno = err;
 		return r;
+	}
 
 	switch (get_ucall(g->vcpu, &uc)) {
 	case UCALL_SYNC:
@@ -131,19 +149,13 @@ bool gmem_vm_host_can_access(struct gmem_vm *g, int page)
 u64 gmem_vm_host_pfn(struct gmem_vm *g, int page)
 {
 	u64 *hva = gmem_vm_hva(g, page);
-	u64 entry;
-	int fd;
+	u64 pfn;
 
 	(void)READ_ONCE(*hva);
 
-	fd = open_path_or_exit("/proc/self/pagemap", O_RDONLY);
-	TEST_ASSERT_EQ(pread(fd, &entry, sizeof(entry),
-			     (u64)hva / g->vm->page_size * sizeof(entry)),
-		       sizeof(entry));
-	kvm_close(fd);
-
-	TEST_ASSERT(entry & BIT_ULL(63), "Page %d is not mapped", page);
-	return entry & GENMASK_ULL(54, 0);
+	pfn = hwpoison_mapped_pfn(hva);
+	TEST_ASSERT(pfn, "Page %d is not mapped", page);
+	return pfn;
 }
 
 bool gmem_vm_can_pin(void)
