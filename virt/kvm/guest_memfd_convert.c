@@ -48,9 +48,11 @@
  * no new references can come, i.e. most are gone right away.  But some are
  * held by whoever waits for that very lock: GUP keeps the pages that it already
  * has while it faults in the next one.  And it is how long vCPUs that fault on
- * the file stall.
+ * the file stall.  So start with little, but give those who hold a reference
+ * and don't get to run a chance, too.
  */
-#define KVM_GMEM_LOCKED_WAIT_NS	(1 * NSEC_PER_MSEC)
+#define KVM_GMEM_LOCKED_WAIT_NS		(1 * NSEC_PER_MSEC)
+#define KVM_GMEM_LOCKED_WAIT_MAX_NS	(32 * NSEC_PER_MSEC)
 
 /*
  * The least that each page gets, for one page that takes long must not make the
@@ -76,7 +78,8 @@
  * @unmapped: the host's mappings are gone and must be
  * @drained: how far LRU caches have been drained
  * @deadline: when to give up waiting for users, in ns, 0 if nobody waited yet
- * @locked_deadline: the same for this attempt, with the lock held
+ * @locked_wait_ns: how long to wait in this attempt, with the lock held
+ * @locked_deadline: when that ends, in ns, 0 if it has not begun
  * @certain: the conversion will succeed, there is no way back
  * @error_index: the page that stood in the way
  * @nr_changed: pages that changed state, present or not
@@ -93,6 +96,7 @@ struct kvm_gmem_conversion {
 	bool unmapped;
 	enum lru_cache_drained drained;
 	u64 deadline;
+	u64 locked_wait_ns;
 	u64 locked_deadline;
 	bool certain;
 	pgoff_t error_index;
@@ -252,7 +256,7 @@ static int kvm_gmem_wait_for_users(struct kvm_gmem_conversion *c,
 	bool busy;
 
 	if (!c->locked_deadline)
-		c->locked_deadline = start + KVM_GMEM_LOCKED_WAIT_NS;
+		c->locked_deadline = start + c->locked_wait_ns;
 	deadline = max(c->locked_deadline, start + KVM_GMEM_PAGE_WAIT_NS);
 
 	do {
@@ -460,6 +464,8 @@ static int kvm_gmem_convert(struct kvm_gmem_conversion *c, struct kvm *kvm)
 			c->deadline = ktime_get_ns() + KVM_GMEM_BUSY_WAIT_NS;
 		if (ktime_get_ns() > c->deadline)
 			break;
+		c->locked_wait_ns = min(2 * c->locked_wait_ns,
+					KVM_GMEM_LOCKED_WAIT_MAX_NS);
 
 		up_write(lock);
 
@@ -511,6 +517,7 @@ static int kvm_gmem_set_attributes(struct file *file,
 	c.start = attrs.offset >> PAGE_SHIFT;
 	c.last = c.start + (attrs.size >> PAGE_SHIFT) - 1;
 	c.attrs = attrs.attributes;
+	c.locked_wait_ns = KVM_GMEM_LOCKED_WAIT_NS;
 
 	r = kvm_gmem_convert(&c, f->kvm);
 

@@ -6,6 +6,9 @@
 #ifndef SELFTEST_KVM_GMEM_VM_H
 #define SELFTEST_KVM_GMEM_VM_H
 
+#include <pthread.h>
+
+#include "kvm_syscalls.h"
 #include "kvm_util.h"
 
 #define GMEM_VM_SLOT	10
@@ -59,6 +62,13 @@ u64 gmem_vm_write(struct gmem_vm *g, int page, u64 value);
  */
 int __gmem_vm_read(struct gmem_vm *g, int page, u64 *value);
 
+/*
+ * The same in two steps, for accesses that need the VMM's help in between:
+ * starting returns with any exit, continuing gives the value.
+ */
+int gmem_vm_start_read(struct gmem_vm *g, int page);
+int gmem_vm_continue(struct gmem_vm *g, u64 *value);
+
 /* The first 8 bytes of a page, for the host. */
 static inline u64 *gmem_vm_hva(struct gmem_vm *g, int page)
 {
@@ -77,5 +87,53 @@ u64 gmem_vm_host_pfn(struct gmem_vm *g, int page);
  */
 int gmem_vm_pin(struct gmem_vm *g, int page, int nr_pages);
 bool gmem_vm_can_pin(void);
+
+/*
+ * Have an uncorrectable error strike a shared page as the host accesses it.
+ * Returns 0 or -errno, -EINVAL or -EPERM if that is not possible here.
+ */
+int gmem_vm_poison(struct gmem_vm *g, int page);
+
+/* Write to a file of debugfs and the like.  Returns 0 or -errno. */
+int gmem_vm_write_file(const char *path, const char *text);
+
+/**
+ * enum gmem_vm_hammer_mode - What to make of accesses that fail
+ * @HAMMER_LOSSLESS: they must not, and what was written must be there
+ * @HAMMER_ONCE: the first one ends the thread
+ * @HAMMER_RETRY: try again, for memory that comes and goes
+ */
+enum gmem_vm_hammer_mode {
+	HAMMER_LOSSLESS,
+	HAMMER_ONCE,
+	HAMMER_RETRY,
+};
+
+#define GMEM_VM_HAMMER_PAGES	16
+
+/**
+ * struct gmem_vm_hammer - A vCPU that accesses memory as fast as it can
+ * @vcpu: the vCPU
+ * @mode: see enum gmem_vm_hammer_mode
+ * @thread: the thread that runs the vCPU
+ * @err: errno of the last KVM_RUN, 0 if it didn't fail
+ * @nr_failures: how often KVM_RUN failed or exited for want of memory
+ */
+struct gmem_vm_hammer {
+	struct kvm_vcpu *vcpu;
+	enum gmem_vm_hammer_mode mode;
+	pthread_t thread;
+	int err;
+	u64 nr_failures;
+};
+
+/*
+ * Start vCPUs that write and read the first GMEM_VM_HAMMER_PAGES pages, at
+ * most, leaving alone their first 8 bytes.  Stopping waits for them to end.
+ */
+void gmem_vm_hammer_start(struct gmem_vm *g, struct gmem_vm_hammer *hammers,
+			  int nr, enum gmem_vm_hammer_mode mode);
+void gmem_vm_hammer_stop(struct gmem_vm *g, struct gmem_vm_hammer *hammers,
+			 int nr);
 
 #endif /* SELFTEST_KVM_GMEM_VM_H */

@@ -1,6 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0-only
 #include <errno.h>
 #include <fcntl.h>
+#include <pthread.h>
+#include <sched.h>
+#include <signal.h>
+#include <string.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <unistd.h>
@@ -30,6 +34,33 @@ static void guest_code(void)
 
 		GUEST_SYNC(READ_ONCE(*p));
 	}
+}
+
+/* Shared by all hammers, written by the host while they run. */
+static struct {
+	u64 nr_pages;
+	bool lossless;
+	bool stop;
+} hammering;
+
+/*
+ * Each hammer has a word of its own in each page, and thus knows what must be
+ * there when it comes back.
+ */
+static void guest_hammer(u64 id)
+{
+	u64 seen[GMEM_VM_HAMMER_PAGES] = {};
+	u64 i;
+
+	for (i = 0; !READ_ONCE(hammering.stop); i++) {
+		u64 page = i % READ_ONCE(hammering.nr_pages);
+		u64 *p = (u64 *)(GMEM_VM_GPA + page * PAGE_SIZE) + 1 + id;
+
+		if (READ_ONCE(hammering.lossless))
+			GUEST_ASSERT_EQ(READ_ONCE(*p), seen[page]);
+		WRITE_ONCE(*p, ++seen[page]);
+	}
+	GUEST_DONE();
 }
 
 const char *gmem_vm_unsupported(void)
@@ -83,17 +114,21 @@ void gmem_vm_free(struct gmem_vm *g)
 	kvm_vm_free(g->vm);
 }
 
-static int gmem_vm_access(struct gmem_vm *g, int page, bool is_write, u64 *value)
+static int gmem_vm_start(struct gmem_vm *g, int page, bool is_write, u64 value)
 {
-	struct ucall uc;
-	int r, err;
-
 	request.gpa = GMEM_VM_GPA + (u64)page * g->vm->page_size;
-	request.value = *value;
+	request.value = value;
 	request.is_write = is_write;
 	sync_global_to_guest(g->vm, request);
 
-	r = _vcpu_run(g->vcpu);
+	return _vcpu_run(g->vcpu);
+}
+
+static int gmem_vm_finish(struct gmem_vm *g, int r, u64 *value)
+{
+	struct ucall uc;
+	int err;
+
 	if (r) {
 		/* Or else the vCPU would start with this access next time. */
 		err = errno;
@@ -114,6 +149,25 @@ static int gmem_vm_access(struct gmem_vm *g, int page, bool is_write, u64 *value
 			  exit_reason_str(g->vcpu->run->exit_reason));
 	}
 	return -1;
+}
+
+static int gmem_vm_access(struct gmem_vm *g, int page, bool is_write, u64 *value)
+{
+	int r = gmem_vm_start(g, page, is_write, *value);
+
+	return gmem_vm_finish(g, r, value);
+}
+
+int gmem_vm_start_read(struct gmem_vm *g, int page)
+{
+	return gmem_vm_start(g, page, false, 0);
+}
+
+int gmem_vm_continue(struct gmem_vm *g, u64 *value)
+{
+	int r = _vcpu_run(g->vcpu);
+
+	return gmem_vm_finish(g, r, value);
 }
 
 int __gmem_vm_read(struct gmem_vm *g, int page, u64 *value)
@@ -182,4 +236,105 @@ int gmem_vm_pin(struct gmem_vm *g, int page, int nr_pages)
 		return err;
 	}
 	return fd;
+}
+
+int gmem_vm_write_file(const char *path, const char *text)
+{
+	int fd = open(path, O_WRONLY), r = 0;
+
+	if (fd < 0)
+		return -errno;
+
+	if (write(fd, text, strlen(text)) < 0)
+		r = -errno;
+	close(fd);
+	return r;
+}
+
+static void ignore_sigbus(int sig)
+{
+}
+
+int gmem_vm_poison(struct gmem_vm *g, int page)
+{
+	/* What madvise() hits is "accessed" by the caller, hence a signal. */
+	struct sigaction sa = { .sa_handler = ignore_sigbus }, old;
+	int r;
+
+	sigaction(SIGBUS, &sa, &old);
+	r = madvise(gmem_vm_hva(g, page), g->vm->page_size, MADV_HWPOISON);
+	if (r)
+		r = -errno;
+	sigaction(SIGBUS, &old, NULL);
+	return r;
+}
+
+static void *gmem_vm_hammer(void *arg)
+{
+	struct gmem_vm_hammer *h = arg;
+	struct ucall uc;
+
+	for (;;) {
+		h->err = __vcpu_run(h->vcpu) ? errno : 0;
+		if (h->err == EINTR)
+			continue;
+
+		if (!h->err) {
+			switch (get_ucall(h->vcpu, &uc)) {
+			case UCALL_DONE:
+				return NULL;
+			case UCALL_ABORT:
+				REPORT_GUEST_ASSERT(uc);
+			default:
+				break;
+			}
+		}
+
+		h->nr_failures++;
+		/* The guest may never get to see that it is to stop. */
+		if (h->mode == HAMMER_ONCE || READ_ONCE(hammering.stop))
+			return NULL;
+
+		TEST_ASSERT(h->mode == HAMMER_RETRY,
+			    "KVM_RUN failed, errno: %d, exit reason: %u (%s)",
+			    h->err, h->vcpu->run->exit_reason,
+			    exit_reason_str(h->vcpu->run->exit_reason));
+		sched_yield();
+	}
+}
+
+void gmem_vm_hammer_start(struct gmem_vm *g, struct gmem_vm_hammer *hammers,
+			  int nr, enum gmem_vm_hammer_mode mode)
+{
+	int i;
+
+	hammering.nr_pages = min_t(u64, g->nr_pages, GMEM_VM_HAMMER_PAGES);
+	hammering.lossless = mode == HAMMER_LOSSLESS;
+	hammering.stop = false;
+	sync_global_to_guest(g->vm, hammering);
+
+	for (i = 0; i < nr; i++) {
+		struct gmem_vm_hammer *h = &hammers[i];
+
+		memset(h, 0, sizeof(*h));
+		h->mode = mode;
+		h->vcpu = vm_vcpu_add(g->vm, 1 + i, guest_hammer);
+		vcpu_args_set(h->vcpu, 1, (u64)i);
+	}
+
+	for (i = 0; i < nr; i++)
+		kvm_pthread_create(&hammers[i].thread, NULL, gmem_vm_hammer,
+				   &hammers[i]);
+}
+
+void gmem_vm_hammer_stop(struct gmem_vm *g, struct gmem_vm_hammer *hammers,
+			 int nr)
+{
+	int i;
+
+	WRITE_ONCE(hammering.stop, true);
+	sync_global_to_guest(g->vm, hammering);
+
+	for (i = 0; i < nr; i++)
+		kvm_pthread_join(hammers[i].thread, NULL);
 }

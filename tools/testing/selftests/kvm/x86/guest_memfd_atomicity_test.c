@@ -1,0 +1,343 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * Test that a conversion of guest_memfd memory changes all of the range or
+ * nothing, when memory is short and when signals arrive.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <sys/time.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+#include <linux/falloc.h>
+
+#include "gmem_vm.h"
+#include "kvm_util.h"
+#include "processor.h"
+#include "test_util.h"
+#include "kselftest_harness.h"
+
+#define PRIVATE		KVM_MEMORY_ATTRIBUTE_PRIVATE
+#define GARBAGE		0x5a5a5a5a5a5a5a5aull
+#define FAULT_DIR	"/sys/kernel/debug/"
+
+/* Returns the errno, 0 for success; *error_page is -1 if none was written. */
+static int convert(struct gmem_vm *g, int page, int nr, u64 attributes,
+		   int *error_page)
+{
+	u64 error_offset = GARBAGE;
+	int r;
+
+	r = __gmem_set_attributes(g->fd, page * PAGE_SIZE, nr * PAGE_SIZE,
+				  attributes, &error_offset);
+	r = r ? errno : 0;
+	*error_page = error_offset == GARBAGE ? -1 : error_offset / PAGE_SIZE;
+	return r;
+}
+
+/* Sees to it that all of it can be accessed, and is allocated. */
+static bool all_shared(struct gmem_vm *g, int page, int nr)
+{
+	return !madvise(gmem_vm_hva(g, page), nr * PAGE_SIZE, MADV_POPULATE_WRITE);
+}
+
+static void skip_unless_supported(struct __test_metadata *_metadata)
+{
+	const char *reason = gmem_vm_unsupported();
+
+	if (reason)
+		SKIP(exit(KSFT_SKIP), "%s", reason);
+}
+
+/*
+ * Failing allocations, with /proc/thread-self/fail-nth: the nth allocation of
+ * this thread from now on fails.
+ */
+#define ALLOC_PAGES	256
+
+FIXTURE(alloc) {
+	struct gmem_vm g;
+	int fail_nth;
+	bool is_private[ALLOC_PAGES];
+};
+
+FIXTURE_SETUP(alloc)
+{
+	int i;
+
+	skip_unless_supported(_metadata);
+
+	self->fail_nth = open("/proc/thread-self/fail-nth", O_RDWR);
+	if (self->fail_nth < 0 ||
+	    gmem_vm_write_file(FAULT_DIR "failslab/ignore-gfp-wait", "N"))
+		SKIP(exit(KSFT_SKIP), "CONFIG_FAILSLAB or debugfs is not there");
+
+	/* Where there is memory from the page allocator, too. */
+	gmem_vm_write_file(FAULT_DIR "fail_page_alloc/ignore-gfp-wait", "N");
+	gmem_vm_write_file(FAULT_DIR "fail_page_alloc/min-order", "0");
+	gmem_vm_write_file(FAULT_DIR "fail_page_alloc/verbose", "0");
+	gmem_vm_write_file(FAULT_DIR "failslab/verbose", "0");
+
+	gmem_vm_create(&self->g, ALLOC_PAGES);
+
+	/* Each page unlike its neighbours: that is a lot to store. */
+	for (i = 1; i < ALLOC_PAGES; i += 2) {
+		gmem_set_private(self->g.fd, i * PAGE_SIZE, PAGE_SIZE);
+		self->is_private[i] = true;
+	}
+}
+
+FIXTURE_TEARDOWN(alloc)
+{
+	gmem_vm_free(&self->g);
+	close(self->fail_nth);
+}
+
+static void fail_from_now_on(int fd, int nth)
+{
+	char text[16];
+	int len = snprintf(text, sizeof(text), "%d", nth);
+
+	TEST_ASSERT(pwrite(fd, text, len, 0) == len, "Cannot write fail-nth");
+}
+
+/* Whether that allocation has come. */
+static bool has_failed(int fd)
+{
+	char text[16] = {};
+	int saved = errno;
+
+	TEST_ASSERT(pread(fd, text, sizeof(text) - 1, 0) > 0,
+		    "Cannot read fail-nth");
+	fail_from_now_on(fd, 0);
+	errno = saved;
+	return !atoi(text);
+}
+
+TEST_F_TIMEOUT(alloc, every_failure_changes_nothing, 300)
+{
+	struct kvm_random_state rng = new_kvm_random_state(kvm_random_seed);
+	struct gmem_vm *g = &self->g;
+	int round, nth, page, nr, i, r, error_page, nr_failed = 0;
+	bool to_private, failed;
+
+	for (round = 0; round < 100; round++) {
+		page = kvm_random_u32(&rng) % (ALLOC_PAGES - 1);
+		nr = 2 + kvm_random_u32(&rng) % min(ALLOC_PAGES - 1 - page, 40);
+		to_private = kvm_random_bool(&rng);
+
+		for (nth = 1;; nth++) {
+			fail_from_now_on(self->fail_nth, nth);
+			r = convert(g, page, nr, to_private ? PRIVATE : 0,
+				    &error_page);
+			failed = has_failed(self->fail_nth);
+			if (!r)
+				break;
+
+			ASSERT_TRUE(failed);
+			ASSERT_EQ(ENOMEM, r);
+			ASSERT_EQ(page, error_page);
+			for (i = 0; i < ALLOC_PAGES; i++)
+				ASSERT_EQ(!self->is_private[i],
+					  gmem_vm_host_can_access(g, i));
+			nr_failed++;
+		}
+
+		ASSERT_EQ(-1, error_page);
+		for (i = page; i < page + nr; i++)
+			self->is_private[i] = to_private;
+		for (i = 0; i < ALLOC_PAGES; i++)
+			ASSERT_EQ(!self->is_private[i],
+				  gmem_vm_host_can_access(g, i));
+
+		/* Chop it up again, there must be something to store. */
+		for (i = page; i < page + nr; i += 2) {
+			self->is_private[i] = !to_private;
+			gmem_set_attributes(g->fd, i * PAGE_SIZE, PAGE_SIZE,
+					    to_private ? 0 : PRIVATE);
+		}
+	}
+	TH_LOG("%d failures in %d conversions", nr_failed, round);
+	ASSERT_LT(0, nr_failed);
+}
+
+TEST_F(alloc, creation)
+{
+	struct gmem_vm *g = &self->g;
+	int nth, fd;
+
+	for (nth = 1;; nth++) {
+		fail_from_now_on(self->fail_nth, nth);
+		fd = __vm_create_guest_memfd(g->vm, PAGE_SIZE * 16, 0);
+		if (!has_failed(self->fail_nth))
+			break;
+		if (fd >= 0)
+			kvm_close(fd);
+		else
+			ASSERT_EQ(ENOMEM, errno);
+	}
+	ASSERT_LE(0, fd);
+	ASSERT_LT(1, nth);
+	kvm_close(fd);
+}
+
+/* Signals; long requests take many pages that are present. */
+#define SIGNAL_PAGES	16384
+
+FIXTURE(signals) {
+	struct gmem_vm g;
+};
+
+static void ignore_signal(int sig)
+{
+}
+
+FIXTURE_SETUP(signals)
+{
+	struct sigaction sa = { .sa_handler = ignore_signal };
+
+	skip_unless_supported(_metadata);
+	sigaction(SIGALRM, &sa, NULL);
+	gmem_vm_create(&self->g, SIGNAL_PAGES);
+}
+
+FIXTURE_TEARDOWN(signals)
+{
+	gmem_vm_free(&self->g);
+}
+
+static void set_timer(u64 us)
+{
+	struct itimerval timer = {
+		.it_value.tv_sec = us / 1000000,
+		.it_value.tv_usec = us % 1000000,
+	};
+
+	setitimer(ITIMER_REAL, &timer, NULL);
+}
+
+static u64 elapsed_us(struct timespec start)
+{
+	return timespec_to_ns(timespec_elapsed(start)) / 1000;
+}
+
+TEST_F_TIMEOUT(signals, interruption_changes_nothing, 300)
+{
+	struct kvm_random_state rng = new_kvm_random_state(kvm_random_seed);
+	struct gmem_vm *g = &self->g;
+	int i, r, error_page, nr_interrupted = 0;
+	struct timespec start;
+	u64 us;
+
+	kvm_fallocate(g->fd, FALLOC_FL_KEEP_SIZE, 0, SIGNAL_PAGES * PAGE_SIZE);
+	clock_gettime(CLOCK_MONOTONIC, &start);
+	gmem_set_private(g->fd, 0, SIGNAL_PAGES * PAGE_SIZE);
+	us = max_t(u64, elapsed_us(start), 1000);
+	gmem_set_shared(g->fd, 0, SIGNAL_PAGES * PAGE_SIZE);
+
+	for (i = 0; i < 200 && nr_interrupted < 40; i++) {
+		/* One page of another kind, that the walk be cut in two. */
+		gmem_set_private(g->fd, i * PAGE_SIZE, PAGE_SIZE);
+
+		set_timer(1 + kvm_random_u32(&rng) % us);
+		r = convert(g, 0, SIGNAL_PAGES, PRIVATE, &error_page);
+		set_timer(0);
+		ASSERT_EQ(-1, error_page);
+
+		if (r) {
+			ASSERT_EQ(EINTR, r);
+			nr_interrupted++;
+			ASSERT_TRUE(all_shared(g, 0, i));
+			ASSERT_FALSE(gmem_vm_host_can_access(g, i));
+			ASSERT_TRUE(all_shared(g, i + 1, SIGNAL_PAGES - i - 1));
+			gmem_vm_write(g, i + 1, i);
+			ASSERT_EQ(i, *gmem_vm_hva(g, i + 1));
+
+			gmem_set_private(g->fd, 0, SIGNAL_PAGES * PAGE_SIZE);
+		}
+		ASSERT_FALSE(gmem_vm_host_can_access(g, 0));
+		ASSERT_FALSE(gmem_vm_host_can_access(g, SIGNAL_PAGES - 1));
+		gmem_set_shared(g->fd, 0, SIGNAL_PAGES * PAGE_SIZE);
+	}
+	TH_LOG("%d of %d conversions of %lu us interrupted", nr_interrupted, i, us);
+	ASSERT_LT(0, nr_interrupted);
+}
+
+/* Waiting for a page in use is the one thing that takes long on small ranges. */
+TEST_F(signals, end_a_wait)
+{
+	struct gmem_vm *g = &self->g;
+	int pin, error_page, i;
+	struct timespec start;
+
+	if (!gmem_vm_can_pin())
+		SKIP(return, "CONFIG_GUP_TEST is not enabled");
+
+	/* Each time another page: what has been found busy once is known. */
+	for (i = 3; i < 7; i++) {
+		*gmem_vm_hva(g, i) = 1;
+		pin = gmem_vm_pin(g, i, 1);
+		ASSERT_LE(0, pin);
+
+		clock_gettime(CLOCK_MONOTONIC, &start);
+		set_timer(30000);
+		ASSERT_EQ(EINTR, convert(g, 0, 8, PRIVATE, &error_page));
+		ASSERT_EQ(-1, error_page);
+		ASSERT_GT(130000, elapsed_us(start));
+		ASSERT_TRUE(all_shared(g, 0, 8));
+
+		ASSERT_EQ(EAGAIN, convert(g, 0, 8, PRIVATE, &error_page));
+		ASSERT_EQ(i, error_page);
+
+		kvm_close(pin);
+		ASSERT_EQ(0, convert(g, 0, 8, PRIVATE, &error_page));
+		gmem_set_shared(g->fd, 0, 8 * PAGE_SIZE);
+	}
+}
+
+TEST_F(signals, fatal_ones_kill)
+{
+	struct gmem_vm *g = &self->g;
+	int pin = -1, i, status;
+	struct timespec start;
+	pid_t pid;
+
+	kvm_fallocate(g->fd, FALLOC_FL_KEEP_SIZE, 0, SIGNAL_PAGES * PAGE_SIZE);
+
+	/* First among large requests, then while waiting. */
+	for (i = 0; i < 2; i++) {
+		if (i && gmem_vm_can_pin())
+			pin = gmem_vm_pin(g, SIGNAL_PAGES - 1, 1);
+
+		pid = fork();
+		if (!pid) {
+			int error_page;
+
+			for (;;) {
+				convert(g, 0, SIGNAL_PAGES, PRIVATE, &error_page);
+				convert(g, 0, SIGNAL_PAGES, 0, &error_page);
+			}
+		}
+		usleep(100000);
+		clock_gettime(CLOCK_MONOTONIC, &start);
+		kill(pid, SIGKILL);
+		ASSERT_EQ(pid, waitpid(pid, &status, 0));
+		ASSERT_EQ(SIGKILL, WTERMSIG(status));
+		ASSERT_GT(1000000, elapsed_us(start));
+
+		/* The lock is free, and the range of one kind. */
+		gmem_set_shared(g->fd, 0, SIGNAL_PAGES * PAGE_SIZE);
+		if (pin >= 0)
+			kvm_close(pin);
+		gmem_set_private(g->fd, 0, SIGNAL_PAGES * PAGE_SIZE);
+		gmem_set_shared(g->fd, 0, SIGNAL_PAGES * PAGE_SIZE);
+	}
+}
+
+TEST_HARNESS_MAIN

@@ -1,0 +1,329 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * Test that who holds on to a page is reported to be in the way of a conversion
+ * of guest_memfd memory to private: soon, by name, and with little disturbance.
+ */
+#include <errno.h>
+#include <pthread.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "gmem_vm.h"
+#include "hwpoison.h"
+#include "kvm_util.h"
+#include "processor.h"
+#include "test_util.h"
+#include "kselftest_harness.h"
+
+#define NR_PAGES	16
+#define DATA_SIZE	(NR_PAGES * PAGE_SIZE)
+#define TRACE_DIR	"/sys/kernel/tracing/instances/gmem_pin"
+
+FIXTURE(pin) {
+	struct gmem_vm g;
+};
+
+FIXTURE_SETUP(pin)
+{
+	const char *reason = gmem_vm_unsupported();
+
+	if (reason)
+		SKIP(exit(KSFT_SKIP), "%s", reason);
+	if (!gmem_vm_can_pin())
+		SKIP(exit(KSFT_SKIP), "CONFIG_GUP_TEST is not enabled");
+
+	gmem_vm_create(&self->g, NR_PAGES);
+}
+
+FIXTURE_TEARDOWN(pin)
+{
+	gmem_vm_free(&self->g);
+}
+
+/* Returns the errno, 0 for success. */
+static int to_private(struct gmem_vm *g, int page, int nr, u64 *error_page)
+{
+	u64 error_offset = 0;
+	int r;
+
+	r = __gmem_set_attributes(g->fd, page * PAGE_SIZE, nr * PAGE_SIZE,
+				  KVM_MEMORY_ATTRIBUTE_PRIVATE, &error_offset);
+	*error_page = error_offset / PAGE_SIZE;
+	return r ? errno : 0;
+}
+
+static u64 elapsed_ms(struct timespec start)
+{
+	return timespec_to_ns(timespec_elapsed(start)) / 1000000;
+}
+
+/* Found soon, also by those who repeat their request for ever. */
+TEST_F(pin, is_found_soon)
+{
+	struct gmem_vm *g = &self->g;
+	u64 error_page, first_ms, ms;
+	int pins[2], i, nr_calls = 0;
+	struct timespec start;
+
+	memset(g->mem, 0xaa, DATA_SIZE);
+	/* The later page first: it's not the order of pinning that counts. */
+	pins[1] = gmem_vm_pin(g, 11, 2);
+	pins[0] = gmem_vm_pin(g, 5, 1);
+	ASSERT_LE(0, pins[0]);
+	ASSERT_LE(0, pins[1]);
+
+	clock_gettime(CLOCK_MONOTONIC, &start);
+	ASSERT_EQ(EAGAIN, to_private(g, 2, 12, &error_page));
+	first_ms = elapsed_ms(start);
+	ASSERT_EQ(5, error_page);
+	ASSERT_GT(1000, first_ms);
+
+	clock_gettime(CLOCK_MONOTONIC, &start);
+	do {
+		ASSERT_EQ(EAGAIN, to_private(g, 2, 12, &error_page));
+		ASSERT_EQ(5, error_page);
+		nr_calls++;
+	} while (elapsed_ms(start) < 3000);
+	ms = elapsed_ms(start) / nr_calls;
+	TH_LOG("the first call took %lu ms, %d repeated ones %lu ms each",
+	       first_ms, nr_calls, ms);
+	ASSERT_GT(1000, ms);
+
+	for (i = 0; i < NR_PAGES; i++)
+		ASSERT_TRUE(gmem_vm_host_can_access(g, i));
+
+	/* Outside of the pins is not busy, and each pin counts by itself. */
+	ASSERT_EQ(0, to_private(g, 6, 5, &error_page));
+	ASSERT_EQ(0, to_private(g, 13, 3, &error_page));
+	kvm_close(pins[0]);
+	ASSERT_EQ(EAGAIN, to_private(g, 2, 14, &error_page));
+	ASSERT_EQ(11, error_page);
+	ASSERT_TRUE(gmem_vm_host_can_access(g, 5));
+
+	/* No memory of what was busy outlasts the reason. */
+	kvm_close(pins[1]);
+	ASSERT_EQ(0, to_private(g, 2, 14, &error_page));
+	for (i = 0; i < NR_PAGES; i++)
+		ASSERT_EQ(i < 2, gmem_vm_host_can_access(g, i));
+}
+
+static void *unpin_later(void *fd)
+{
+	usleep(50000);
+	kvm_close((int)(long)fd);
+	return NULL;
+}
+
+/* A pin that goes away while the conversion is waiting is waited for. */
+TEST_F(pin, going_away_is_waited_for)
+{
+	struct gmem_vm *g = &self->g;
+	pthread_t thread;
+	u64 error_page;
+	long pin;
+	int i;
+
+	for (i = 0; i < 4; i++) {
+		*gmem_vm_hva(g, i) = 0x1111;
+		pin = gmem_vm_pin(g, i, 1);
+		ASSERT_LE(0, pin);
+		kvm_pthread_create(&thread, NULL, unpin_later, (void *)pin);
+		ASSERT_EQ(0, to_private(g, 0, NR_PAGES, &error_page));
+		kvm_pthread_join(thread, NULL);
+		gmem_set_shared(g->fd, 0, DATA_SIZE);
+	}
+}
+
+struct faulter {
+	struct gmem_vm *g;
+	bool stop;
+	u64 nr_faults;
+	u64 worst_ms;
+};
+
+static void *fault_around(void *arg)
+{
+	struct faulter *f = arg;
+	struct timespec start;
+
+	while (!READ_ONCE(f->stop)) {
+		u64 *hva = gmem_vm_hva(f->g, f->nr_faults % 4);
+
+		madvise(hva, PAGE_SIZE, MADV_DONTNEED);
+		clock_gettime(CLOCK_MONOTONIC, &start);
+		(void)READ_ONCE(*hva);
+		f->worst_ms = max_t(u64, f->worst_ms, elapsed_ms(start));
+		WRITE_ONCE(f->nr_faults, f->nr_faults + 1);
+	}
+	return NULL;
+}
+
+/* Waiting for a page in use must not stop all faults on the file meanwhile. */
+TEST_F(pin, lets_others_fault)
+{
+	struct gmem_vm *g = &self->g;
+	struct faulter f = { .g = g };
+	u64 error_page, nr_faults;
+	pthread_t thread;
+	int pin, i;
+
+	memset(g->mem, 0xaa, DATA_SIZE);
+	pin = gmem_vm_pin(g, 5, 1);
+	ASSERT_LE(0, pin);
+	kvm_pthread_create(&thread, NULL, fault_around, &f);
+
+	nr_faults = READ_ONCE(f.nr_faults);
+	for (i = 0; i < 10; i++)
+		ASSERT_EQ(EAGAIN, to_private(g, 0, NR_PAGES, &error_page));
+	nr_faults = READ_ONCE(f.nr_faults) - nr_faults;
+
+	WRITE_ONCE(f.stop, true);
+	kvm_pthread_join(thread, NULL);
+	kvm_close(pin);
+	TH_LOG("%lu faults during %d calls, the longest took %lu ms",
+	       nr_faults, i, f.worst_ms);
+	ASSERT_LE(10 * i, nr_faults);
+}
+
+/* A page that was busy for long is like any other once it is not. */
+TEST_F(pin, leaves_no_grudge)
+{
+	struct gmem_vm *g = &self->g;
+	pthread_t thread;
+	u64 error_page;
+	long pin;
+
+	*gmem_vm_hva(g, 3) = 0x1111;
+	pin = gmem_vm_pin(g, 3, 1);
+	ASSERT_LE(0, pin);
+	ASSERT_EQ(EAGAIN, to_private(g, 0, NR_PAGES, &error_page));
+	ASSERT_EQ(3, error_page);
+	kvm_close(pin);
+	ASSERT_EQ(0, to_private(g, 0, NR_PAGES, &error_page));
+	gmem_set_shared(g->fd, 0, DATA_SIZE);
+
+	pin = gmem_vm_pin(g, 3, 1);
+	ASSERT_LE(0, pin);
+	kvm_pthread_create(&thread, NULL, unpin_later, (void *)pin);
+	ASSERT_EQ(0, to_private(g, 0, NR_PAGES, &error_page));
+	kvm_pthread_join(thread, NULL);
+}
+
+/* The first, the last, or one amidst: nobody else pays for the page in use. */
+TEST_F(pin, failure_disturbs_little)
+{
+	const int pinned[] = { 5, 0, NR_PAGES - 1 };
+	struct gmem_vm *g = &self->g;
+	u64 error_page, faults;
+	int pin, i, page;
+
+	for (i = 0; i < ARRAY_SIZE(pinned); i++) {
+		for (page = 0; page < NR_PAGES; page++) {
+			*gmem_vm_hva(g, page) = page;
+			ASSERT_EQ(page, gmem_vm_read(g, page));
+		}
+		faults = vcpu_get_stat(g->vcpu, pf_taken);
+
+		pin = gmem_vm_pin(g, pinned[i], 1);
+		ASSERT_LE(0, pin);
+		ASSERT_EQ(EAGAIN, to_private(g, 0, NR_PAGES, &error_page));
+		ASSERT_EQ(pinned[i], error_page);
+		ASSERT_EQ(EAGAIN, to_private(g, 0, NR_PAGES, &error_page));
+
+		for (page = 0; page < NR_PAGES; page++) {
+			if (page != pinned[i])
+				EXPECT_TRUE(hwpoison_mapped_pfn(gmem_vm_hva(g, page)));
+			ASSERT_EQ(page, gmem_vm_read(g, page));
+		}
+		EXPECT_EQ(faults, vcpu_get_stat(g->vcpu, pf_taken));
+		kvm_close(pin);
+	}
+
+	/* The measure works: success does unmap and zap. */
+	ASSERT_EQ(0, to_private(g, 0, NR_PAGES, &error_page));
+	for (page = 0; page < NR_PAGES; page++) {
+		ASSERT_FALSE(hwpoison_mapped_pfn(gmem_vm_hva(g, page)));
+		ASSERT_EQ(page, gmem_vm_read(g, page));
+	}
+	ASSERT_LE(faults + NR_PAGES, vcpu_get_stat(g->vcpu, pf_taken));
+}
+
+/*
+ * Workers of other CPUs that were made to drain their LRU caches since the
+ * last time, as seen by the workqueue.
+ */
+static int count_drains(void)
+{
+	FILE *f = fopen(TRACE_DIR "/trace", "r");
+	char line[512];
+	int nr = 0;
+
+	TEST_ASSERT(f, "Cannot open the trace");
+	while (fgets(line, sizeof(line), f))
+		nr += !!strstr(line, "lru_add_drain_per_cpu");
+	fclose(f);
+	gmem_vm_write_file(TRACE_DIR "/trace", "\n");
+	return nr;
+}
+
+static bool stop_filling;
+
+static void *fill_lru_caches(void *arg)
+{
+	char *mem = kvm_mmap(64 * PAGE_SIZE, PROT_READ | PROT_WRITE,
+			     MAP_PRIVATE | MAP_ANONYMOUS, -1);
+	int i;
+
+	/* A CPU whose caches are empty would be spared. */
+	while (!READ_ONCE(stop_filling)) {
+		for (i = 0; i < 64; i++)
+			WRITE_ONCE(mem[i * PAGE_SIZE], 1);
+		madvise(mem, 64 * PAGE_SIZE, MADV_DONTNEED);
+	}
+	return NULL;
+}
+
+/* A VMM that repeats its request must not make all CPUs drain for ever. */
+TEST_F(pin, repeated_requests_drain_rarely)
+{
+	struct gmem_vm *g = &self->g;
+	int pin, calls, drains, nr_cpus;
+	struct timespec start;
+	pthread_t thread;
+	u64 error_page;
+
+	mkdir(TRACE_DIR, 0700);
+	if (gmem_vm_write_file(TRACE_DIR "/events/workqueue/workqueue_queue_work/enable", "1"))
+		SKIP(return, "no tracing of workqueues");
+
+	nr_cpus = sysconf(_SC_NPROCESSORS_ONLN);
+	kvm_pthread_create(&thread, NULL, fill_lru_caches, NULL);
+	*gmem_vm_hva(g, 0) = 1;
+	pin = gmem_vm_pin(g, 0, 1);
+	ASSERT_LE(0, pin);
+
+	ASSERT_EQ(EAGAIN, to_private(g, 0, 1, &error_page));
+	drains = count_drains();
+	TH_LOG("the first call made %d CPUs drain", drains);
+	EXPECT_GT(8 * nr_cpus, drains);
+
+	clock_gettime(CLOCK_MONOTONIC, &start);
+	for (calls = 0; elapsed_ms(start) < 4000; calls++)
+		ASSERT_EQ(EAGAIN, to_private(g, 0, 1, &error_page));
+	drains = count_drains();
+	TH_LOG("%d more calls made %d CPUs drain", calls, drains);
+	/* However often they try, not more than every 33 ms. */
+	EXPECT_GT(4 * 30 * nr_cpus, drains);
+
+	WRITE_ONCE(stop_filling, true);
+	kvm_pthread_join(thread, NULL);
+	kvm_close(pin);
+	rmdir(TRACE_DIR);
+}
+
+TEST_HARNESS_MAIN
