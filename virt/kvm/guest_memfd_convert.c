@@ -41,17 +41,18 @@
  * beyond all of them, and soon enough to hear of a page that is pinned for
  * good.
  */
-#define KVM_GMEM_BUSY_WAIT_NS	(200 * NSEC_PER_MSEC)
+#define KVM_GMEM_BUSY_WAIT_NS	(750 * NSEC_PER_MSEC)
 
 /*
  * How much of that, at a time, with the invalidate lock held.  With the lock
- * no new references can come, i.e. most are gone right away.  But some are
- * held by whoever waits for that very lock: GUP keeps the pages that it already
- * has while it faults in the next one.  And it is how long vCPUs that fault on
- * the file stall.  So start with little, but give those who hold a reference
- * and don't get to run a chance, too.
+ * no new references can come, i.e. most are gone as soon as those who hold
+ * them get to run.  But some may be held by whoever waits for that very lock,
+ * as GUP keeps the pages that it already has while it faults in the next one,
+ * and vCPUs that fault on the file stall.  So start with little if somebody else
+ * waits for the lock, and be more patient with each attempt, for the sake of
+ * those who have been preempted.
  */
-#define KVM_GMEM_LOCKED_WAIT_NS		(1 * NSEC_PER_MSEC)
+#define KVM_GMEM_LOCKED_WAIT_MIN_NS	(1 * NSEC_PER_MSEC)
 #define KVM_GMEM_LOCKED_WAIT_MAX_NS	(32 * NSEC_PER_MSEC)
 
 /*
@@ -78,8 +79,9 @@
  * @unmapped: the host's mappings are gone and must be
  * @drained: how far LRU caches have been drained
  * @deadline: when to give up waiting for users, in ns, 0 if nobody waited yet
- * @locked_wait_ns: how long to wait in this attempt, with the lock held
- * @locked_deadline: when that ends, in ns, 0 if it has not begun
+ * @locked_wait_ns: how long this attempt waits if others wait for the lock
+ * @locked_since: when waiting in this attempt, with the lock held, began, in ns,
+ *		  0 if it has not
  * @certain: the conversion will succeed, there is no way back
  * @error_index: the page that stood in the way
  * @nr_changed: pages that changed state, present or not
@@ -97,7 +99,7 @@ struct kvm_gmem_conversion {
 	enum lru_cache_drained drained;
 	u64 deadline;
 	u64 locked_wait_ns;
-	u64 locked_deadline;
+	u64 locked_since;
 	bool certain;
 	pgoff_t error_index;
 	pgoff_t nr_changed;
@@ -247,24 +249,35 @@ static int kvm_gmem_unmap_folio(struct kvm_gmem_conversion *c,
 	return 0;
 }
 
-/* Waits as long as that makes sense with the invalidate lock held. */
+/* Whether waiting with the invalidate lock held has ceased to make sense. */
+static bool kvm_gmem_waited_enough(struct kvm_gmem_conversion *c, u64 now)
+{
+	u64 waited = now - c->locked_since;
+
+	if (waited < c->locked_wait_ns)
+		return false;
+
+	return waited > KVM_GMEM_LOCKED_WAIT_MAX_NS ||
+	       rwsem_is_contended(&c->inode->i_mapping->invalidate_lock);
+}
+
 static int kvm_gmem_wait_for_users(struct kvm_gmem_conversion *c,
 				   struct folio *folio)
 {
-	u64 deadline, now, start = ktime_get_ns();
+	u64 now, start = ktime_get_ns();
 	unsigned long delay_us = 10;
 	bool busy;
 
-	if (!c->locked_deadline)
-		c->locked_deadline = start + c->locked_wait_ns;
-	deadline = max(c->locked_deadline, start + KVM_GMEM_PAGE_WAIT_NS);
+	if (!c->locked_since)
+		c->locked_since = start;
 
 	do {
 		usleep_range(delay_us, 2 * delay_us);
-		delay_us *= 2;
+		delay_us = min(2 * delay_us, 500);
 		now = ktime_get_ns();
 		busy = kvm_gmem_folio_is_busy(c, folio);
-	} while (busy && now < deadline);
+	} while (busy && (now - start < KVM_GMEM_PAGE_WAIT_NS ||
+			  !kvm_gmem_waited_enough(c, now)));
 
 	c->waited_ns += now - start;
 	return busy ? -EAGAIN : 0;
@@ -379,7 +392,7 @@ static int kvm_gmem_try_convert(struct kvm_gmem_conversion *c)
 	c->nr_changed = 0;
 	c->nr_present = 0;
 	c->unmapped = false;
-	c->locked_deadline = 0;
+	c->locked_since = 0;
 
 	if (kvm_gmem_attrs_range_has(&gi->attrs, c->start, c->last, c->attrs))
 		return 0;
@@ -474,7 +487,7 @@ static int kvm_gmem_convert(struct kvm_gmem_conversion *c, struct kvm *kvm)
 
 		start = ktime_get_ns();
 		usleep_range(delay_us, 2 * delay_us);
-		delay_us = min(2 * delay_us, 4 * USEC_PER_MSEC);
+		delay_us = min(2 * delay_us, 8 * USEC_PER_MSEC);
 		c->waited_ns += ktime_get_ns() - start;
 	}
 
@@ -517,7 +530,7 @@ static int kvm_gmem_set_attributes(struct file *file,
 	c.start = attrs.offset >> PAGE_SHIFT;
 	c.last = c.start + (attrs.size >> PAGE_SHIFT) - 1;
 	c.attrs = attrs.attributes;
-	c.locked_wait_ns = KVM_GMEM_LOCKED_WAIT_NS;
+	c.locked_wait_ns = KVM_GMEM_LOCKED_WAIT_MIN_NS;
 
 	r = kvm_gmem_convert(&c, f->kvm);
 
