@@ -66,7 +66,7 @@
  * draining disturbs all CPUs.  Don't do it with every attempt, nor with every
  * call of those who resubmit a request that failed at once, and for ever.
  */
-#define KVM_GMEM_DRAIN_INTERVAL	(HZ / 20)
+#define KVM_GMEM_DRAIN_INTERVAL	(HZ / 5)
 
 /**
  * struct kvm_gmem_conversion - A conversion at work
