@@ -21,7 +21,6 @@ vm_new()
 		file /init $OUT/pid1 755 0 0
 		file /plan $VM/plan 644 0 0
 	END
-	echo verdict > "$VM/ports"
 	vm_cpus=2 vm_mem=3072 vm_time=600 vm_append=
 }
 
@@ -35,11 +34,6 @@ vm_plan()
 		_line=${_line:+$_line	}$_field
 	done
 	printf '%s\n' "$_line" >> "$VM/plan"
-}
-
-vm_port()
-{
-	echo "$1" >> "$VM/ports"
 }
 
 # vm_file FILE [NAME]: the file as /bin/NAME, with the libraries it needs, if any, where it looks for them.
@@ -137,7 +131,6 @@ accel_probe()
 	trap 'rm -rf "$VM"' EXIT
 	vm_kvm 1
 	vm_file "$OUT/selftests/kvm/x86/private_mem_kvm_exits_test"
-	vm_port probe
 	vm_plan run probe 30 /bin/private_mem_kvm_exits_test
 	vm_time=60
 	vm_run
@@ -165,12 +158,11 @@ vm_images()
 }
 
 # vm_run [tty|stdio]: boot and wait for the end. With `tty` the terminal is the machine's console hvc0, with `stdio`
-# the last port's output goes to standard output; otherwise every port's output goes to a file of its name in $VM.
+# what the plan runs writes to standard output, otherwise to the file "output" in $VM.
 # What became of it is for the caller to read from $VM/verdict.
 vm_run()
 {
 	_terminal=${1:-}
-	_last=$(tail -n 1 "$VM/ports")
 	# Kernel and modules of one build, whatever is built meanwhile.
 	hold build
 	vm_images
@@ -186,9 +178,9 @@ vm_run()
 		-numa node,nodeid=0,cpus=0,memdev=m0 -numa node,nodeid=1,cpus=1-$((vm_cpus - 1)),memdev=m1 \
 		-kernel kernel -initrd initramfs \
 		-serial file:console -device virtio-serial-pci
-	while read -r _port; do
+	for _port in verdict output; do
 		set -- "$@" -chardev file,id=$_port,path=$_port -device virtserialport,chardev=$_port,name=$_port
-	done < "$VM/ports"
+	done
 	if [ "$_terminal" = tty ]; then
 		set -- "$@" -chardev stdio,id=tty,signal=off -device virtconsole,chardev=tty
 	fi
@@ -200,9 +192,9 @@ sysctl.kernel.hung_task_panic=1 sysctl.kernel.panic_on_rcu_stall=1 $vm_append"
 	if [ "$_terminal" = stdio ]; then
 		# Not QEMU's own stdio: at the end of its input it would block the guest's output too. Held open here, the
 		# pipe ends when the machine has, started or not.
-		mkfifo "$VM/$_last"
-		exec 9<> "$VM/$_last"
-		cat "$VM/$_last" 9>&- &
+		mkfifo "$VM/output"
+		exec 9<> "$VM/output"
+		cat "$VM/output" 9>&- &
 	fi
 	_rc=0
 	# shellcheck disable=SC2086 # a command and its arguments
@@ -287,7 +279,6 @@ cmd_boot()
 	if [ $_terminal = tty ]; then
 		vm_plan tty program 0 "$@"
 	else
-		vm_port program
 		vm_plan run program 0 "$@"
 	fi
 	vm_kvm_unload

@@ -9,9 +9,12 @@
  *	run	NAME	SECONDS	PROGRAM	[ARGUMENT]...
  *	tty	NAME	SECONDS	PROGRAM	[ARGUMENT]...
  *	kunit	NAME	MODULE
+ *	mark	NAME
  *
- * A test's output goes to the virtio-serial port of its own name, a tty's to
- * the virtio console; SECONDS 0 sets no limit.  What became of each line goes
+ * A test's output goes to the virtio-serial port "output", where a mark tells
+ * it from the one before; a tty's goes to the virtio console.  (A port for each
+ * test would be simpler, but with twenty of them writers were seen to wait for
+ * ever.)  SECONDS 0 sets no limit.  What became of each goes
  * to the port "verdict", where no console noise can reach:
  *
  *	exit NAME STATUS MILLISECONDS	(128 + signal, or 124 on timeout)
@@ -283,7 +286,7 @@ static int reap(pid_t pid, int seconds)
 static void run(char **field, bool tty)
 {
 	int in = open(tty ? "/dev/hvc0" : "/dev/null", O_RDWR | O_NOCTTY | O_CLOEXEC);
-	int out = tty ? in : port_open(field[1]);
+	int out = tty ? in : port_open("output");
 	long long start = now_ms();
 	int status;
 	pid_t pid;
@@ -322,7 +325,7 @@ static void run_kunit(char **field)
 {
 	long long start = now_ms();
 	char path[PATH_MAX], buf[4096];
-	int out = port_open(field[1]);
+	int out = port_open("output");
 	struct dirent *entry;
 	bool failed = false;
 	int suites = 0, fd;
@@ -354,6 +357,16 @@ static void run_kunit(char **field)
 	rmmod(field[2]);
 }
 
+static void mark(const char *name)
+{
+	int out = port_open("output");
+
+	if (out < 0)
+		die("no port for", name);
+	dprintf(out, "\n\036%s\n", name);
+	close(out);
+}
+
 static void do_line(char *line)
 {
 	char *field[MAX_FIELDS + 1] = { NULL };
@@ -375,6 +388,8 @@ static void do_line(char *line)
 		run(field, true);
 	else if (!strcmp(field[0], "kunit") && n == 3)
 		run_kunit(field);
+	else if (!strcmp(field[0], "mark") && n == 2)
+		mark(field[1]);
 	else
 		die("plan line not understood:", field[0]);
 }

@@ -74,7 +74,7 @@ matrix_boot()
 	vm_mem=$(awk '$5 > max { max = $5 } END { print max }' "$VM/tests")
 	vm_time=$(awk '{ sum += $6 } END { print sum + 60 }' "$VM/tests")
 	while read -r _kind _name _ipc _npt _mib _secs _program _args; do
-		vm_port "$_name"
+		vm_plan mark "$_name"
 		case $_kind:$_program in
 		kunit:*)
 			vm_module_file "$_program"
@@ -116,6 +116,10 @@ test_judge()
 # matrix_judge MACHINE IPC NPT
 matrix_judge()
 {
+	while read -r _kind _name _rest; do
+		: > "$VM/$_name"
+	done < "$VM/tests"
+	awk -v dir="$VM" '/^\036/ { file = dir "/" substr($0, 2); next } file != "" { print > file }' "$VM/output" || :
 	while read -r _kind _name _rest; do
 		test_judge "$1" "$2" "$3" "$_name"
 	done < "$VM/tests"
