@@ -93,6 +93,8 @@ int vm_convert(struct vm *vm, __u64 offset, __u64 size, bool private)
 		/* Nothing was changed.  Our signals need nothing done here. */
 		if (err == -EINTR)
 			continue;
+		if (err == -EHWPOISON)
+			demo_poisoned(vm, error_offset);
 		if (err != -EAGAIN)
 			break;
 		if (!vm->refusals++)
@@ -102,6 +104,10 @@ int vm_convert(struct vm *vm, __u64 offset, __u64 size, bool private)
 		 * for ever, relies on every user of the page letting go in
 		 * the end.  A VMM that knows of no user of guest memory that
 		 * could be in the way takes it for a fault, and stops the VM.
+		 *
+		 * KVM can be such a user: it has the GHCB of a vCPU (SEV-ES,
+		 * SNP) mapped until that vCPU runs again.  A VMM for these has
+		 * to run its vCPUs in between, not loop as we do.
 		 */
 		if (vm->on_busy == BUSY_FAIL)
 			break;
@@ -111,7 +117,8 @@ int vm_convert(struct vm *vm, __u64 offset, __u64 size, bool private)
 	pthread_mutex_unlock(&vm->convert_lock);
 
 	if (names_page(err))
-		complain("no conversion of %#llx to %#llx, because of the page at offset %#llx",
+		complain("no conversion of %#llx to %#llx,\n"
+			 "  because of the page at offset %#llx",
 			 offset, offset + size, error_offset);
 	else if (err)
 		complain("no conversion of %#llx to %#llx", offset, offset + size);

@@ -39,11 +39,17 @@ void demo_start(struct vm *vm)
 	map_show("now", &demo.row);
 }
 
+void demo_end(void)
+{
+	say("\ngmem-vmm: all %u claims were checked and are true, %s", checks_done(),
+	    demo.skipped ? "but one part was skipped" : "nothing was skipped");
+}
+
 void demo_before(struct vm *vm, __u64 offset, __u64 size, bool private)
 {
 	if (demo.step == STEP_LIVE)
 		return;
-	say("   the guest asks for %llu page%s at %#llx to be %s; that is offset %#llx",
+	say("   the guest wants %llu page%s at %#llx to be %s: file offset %#llx",
 	    size / PAGE_BYTES, size > PAGE_BYTES ? "s" : "", offset + vm->gpa,
 	    private ? "private" : "shared", offset);
 	pages_in_memory(vm, demo.used);
@@ -68,7 +74,7 @@ static void check_map(struct vm *vm)
 		open[vm->is_private[i]] += !touch_read(at(vm, i, AT_TOUCH)).fault;
 	}
 	check(open[0] == there[0] && !open[1],
-	      "in memory, and open to the host: %u of %u shared pages, %u of %u private ones",
+	      "in memory, open to the host: %u of %u shared pages, %u of %u private",
 	      open[0], there[0], open[1], there[1]);
 }
 
@@ -79,8 +85,8 @@ void demo_after(struct vm *vm, __u64 offset, __u64 size, int err)
 	if (err || demo.step == STEP_LIVE)
 		return;
 	if (vm->refusals)
-		say("   converted after %ld ms; the request was refused %lu times before",
-		    ms_since(&demo.refused), vm->refusals);
+		say("   converted after %ld ms; the request was refused %lu time%s before",
+		    ms_since(&demo.refused), vm->refusals, vm->refusals == 1 ? "" : "s");
 	map_take(&row, vm, offset);
 	map_show("after", &row);
 	map_mark(&row, offset, size);

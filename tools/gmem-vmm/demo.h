@@ -5,6 +5,7 @@
 #include <time.h>
 
 #include "host.h"
+#include "inject.h"
 #include "show.h"
 
 /* What one step of the demonstration leaves for the next. */
@@ -20,6 +21,9 @@ struct demo {
 	unsigned long conversions;
 	struct pin pin;
 	struct timespec refused;
+	bool skipped;		/* the steps in which memory fails */
+	__u64 lost_frame;	/* of the page that was struck last */
+	unsigned long lost_kb;	/* what the machine had lost before */
 };
 
 extern struct demo demo;
@@ -29,7 +33,13 @@ static inline void *at(const struct vm *vm, unsigned long page, unsigned int byt
 	return vm->mem + page * PAGE_BYTES + byte;
 }
 
-/* steps.c */
+/* steps.c, errors.c */
 void demo_step(struct vm *vm, int step);
+void check_sigbus(const struct vm *vm, unsigned long page, bool write);
+void step_error(struct vm *vm);
+void step_strike(struct vm *vm);
+void step_replaced(struct vm *vm);
+void step_strike2(struct vm *vm);
+void step_error_done(struct vm *vm);
 
 #endif /* GMEM_VMM_DEMO_H */

@@ -19,9 +19,17 @@
 #define PRIVATE				0x10	/* KVM_MAP_GPA_RANGE_ENCRYPTED */
 #define SHARED				0	/* KVM_MAP_GPA_RANGE_DECRYPTED */
 
-#define CPUID_AMD	0x68747541	/* "Auth"enticAMD */
-#define CPUID_HYGON	0x6f677948	/* "Hygo"nGenuine */
 #define CPUID_KVM	0x4b4d564b	/* "KVMK"VMKVM */
+
+#define CR4_MCE			(1 << 6)
+#define MC_VECTOR		18
+#define MSR_MCG_CAP		0x179	/* AL: how many banks */
+#define MSR_MCG_STATUS		0x17a
+#define MSR_MC0_STATUS		0x401	/* bit 63: valid; one bank every 4 MSRs */
+#define MSR_MC0_ADDR		0x402
+
+/* Where \label is when it has been copied to CODE_PAGE. */
+#define LOADED(label)		(GPA(CODE_PAGE) + label - guest_image)
 
 /* Calls \func with %esi pointing to \text. */
 .macro with_text func, text
@@ -63,6 +71,11 @@
 	call	map_gpa_range
 .endm
 
+.macro expect_lost page
+	mov	$GPA(\page), %ebx
+	call	must_be_lost
+.endm
+
 .macro convert page, pages, attributes
 	ask	\page, \pages, \attributes
 	call	must_be_done
@@ -74,6 +87,7 @@
 guest_image:
 	mov	$GPA(STACK_END_PAGE), %esp
 	call	find_hypercall
+	call	expect_machine_checks
 	say	"running, and KVM offers me conversions"
 
 	/* One page written by both sides, and both texts survive. */
@@ -136,6 +150,38 @@ guest_image:
 	say	"they are private, and my texts are still there"
 	step	STEP_BUSY_DONE
 
+	/* The memory under one of my pages fails, while it is private ... */
+	put	ERROR_PAGE, AT_GUEST, TEXT_GUEST
+	put	LOST_PAGE, AT_GUEST, TEXT_GUEST
+	put	LOST_PAGE2, AT_GUEST, TEXT_GUEST
+	step	STEP_ERROR
+	cmpl	$0, NOTE_ERRORS
+	je	4f
+	convert	ERROR_PAGE, ERROR_PAGES, PRIVATE
+	step	STEP_STRIKE
+	expect_lost LOST_PAGE
+	expect	ERROR_PAGE, AT_GUEST, TEXT_GUEST
+	expect	LOST_PAGE2, AT_GUEST, TEXT_GUEST
+	say	"a machine check! That page is zeros now, the others are as they were"
+	put	LOST_PAGE, AT_PRIVATE, TEXT_FRESH
+	step	STEP_REPLACED
+	convert	ERROR_PAGE, ERROR_PAGES, SHARED
+
+	/* ... and under another one, while it is shared. */
+	step	STEP_STRIKE2
+	ask	ERROR_PAGE, ERROR_PAGES, PRIVATE
+	test	%eax, %eax
+	jz	3f
+	say	"refused? Then I'll have a look at that memory"
+	expect_lost LOST_PAGE2
+	say	"a machine check! Now that I know, I ask again"
+	convert	ERROR_PAGE, ERROR_PAGES, PRIVATE
+	expect	LOST_PAGE, AT_PRIVATE, TEXT_FRESH
+	step	STEP_ERROR_DONE
+	jmp	4f
+3:	fail	"a page without contents was converted"
+4:
+
 	step	STEP_END
 	hlt
 
@@ -192,16 +238,21 @@ must_be_done:
 fill_bulk:
 	mov	$GPA(BULK_PAGE), %ebx
 1:	mov	%ebx, %edi
-	mov	$(1 << PAGE_SHIFT) / 4, %ecx
-	xor	%eax, %eax
-	repe scasl
-	jne	2f
+	call	must_be_zero
 	mov	%ebx, (%ebx)
 	add	$(1 << PAGE_SHIFT), %ebx
 	cmp	$GPA(BULK_PAGE + BULK_PAGES), %ebx
 	jb	1b
 	ret
-2:	fail	"memory never seen before is not zero"
+
+/* %edi is the page. */
+must_be_zero:
+	mov	$(1 << PAGE_SHIFT) / 4, %ecx
+	xor	%eax, %eax
+	repe scasl
+	jne	1f
+	ret
+1:	fail	"memory never seen before is not zero"
 
 /* The host has added the complement. */
 check_bulk:
@@ -224,6 +275,64 @@ wait_for_count:
 1:	pause
 	cmp	GPA(COUNT_PAGE), %eax
 	je	1b
+	ret
+
+/*
+ * Without CR4.MCE a machine check is the end.  With it, the CPU looks for the
+ * handler in the IDT, and for the handler's segment in the GDT.
+ */
+expect_machine_checks:
+	lgdt	LOADED(gdt_pointer)
+	lidt	LOADED(idt_pointer)
+	mov	%cr4, %eax
+	or	$CR4_MCE, %eax
+	mov	%eax, %cr4
+	ret
+
+/*
+ * %ebx is the page.  The machine check comes before the first access to it is
+ * done; after it, the access is repeated, and finds a fresh page.
+ */
+must_be_lost:
+	movl	$0, NOTE_LOST
+	mov	(%ebx), %eax
+	cmp	%ebx, NOTE_LOST
+	jne	1f
+	mov	%ebx, %edi
+	call	must_be_zero
+	ret
+1:	fail	"no machine check told me that my memory is lost"
+
+/*
+ * One of the banks says which memory is lost.  What has been read is cleared,
+ * MCG_STATUS last: another machine check before that would be the end.
+ */
+machine_check:
+	pusha
+	mov	$MSR_MCG_CAP, %ecx
+	rdmsr
+	movzbl	%al, %ebx
+	mov	$MSR_MC0_STATUS, %ecx
+1:	rdmsr
+	test	%edx, %edx
+	jns	2f
+	add	$MSR_MC0_ADDR - MSR_MC0_STATUS, %ecx
+	rdmsr
+	mov	%eax, NOTE_LOST
+	sub	$MSR_MC0_ADDR - MSR_MC0_STATUS, %ecx
+	call	clear_msr
+2:	add	$4, %ecx
+	dec	%ebx
+	jnz	1b
+	mov	$MSR_MCG_STATUS, %ecx
+	call	clear_msr
+	popa
+	iret
+
+clear_msr:
+	xor	%eax, %eax
+	xor	%edx, %edx
+	wrmsr
 	ret
 
 copy_text:
@@ -255,6 +364,22 @@ give_up:
 	call	print
 	out	%al, $PORT_FAIL
 	hlt
+
+	.balign	8
+gdt:
+	.quad	0
+	.quad	0x00cf9b000000ffff	/* the code segment as the VMM has set it */
+	.quad	0x00cf93000000ffff	/* and the data segment */
+idt:
+	.fill	MC_VECTOR, 8, 0
+	/* MEM_GPA has zeros in its lower half. */
+	.word	machine_check - guest_image, 0x8, 0x8e00, GPA(CODE_PAGE) >> 16
+gdt_pointer:
+	.word	idt - gdt - 1
+	.long	LOADED(gdt)
+idt_pointer:
+	.word	gdt_pointer - idt - 1
+	.long	LOADED(idt)
 guest_image_end:
 
 	.section .note.GNU-stack, "", @progbits

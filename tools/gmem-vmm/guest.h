@@ -26,6 +26,10 @@
 #define BUSY_PAGE	48
 #define BUSY_PAGES	8
 #define PINNED_PAGE	51	/* the one that the host will not let go */
+#define ERROR_PAGE	56
+#define ERROR_PAGES	4
+#define LOST_PAGE	57	/* fails while it is private */
+#define LOST_PAGE2	58	/* fails while it is shared */
 #define BULK_PAGE	4096
 #define BULK_PAGES	4096
 #define LAST_PAGE	8191
@@ -34,6 +38,12 @@
 /* 32-bit words in the note page. */
 #define NOTE_STOP	(GPA(NOTE_PAGE) + 0)	/* second CPU: stop counting */
 #define NOTE_AMD	(GPA(NOTE_PAGE) + 4)	/* hypercall is VMMCALL */
+#define NOTE_ERRORS	(GPA(NOTE_PAGE) + 8)	/* the host can make memory fail */
+#define NOTE_LOST	(GPA(NOTE_PAGE) + 12)	/* what a machine check named */
+
+/* The start of the name of its maker, in EBX of CPUID leaf 0. */
+#define CPUID_AMD	0x68747541	/* "Auth"enticAMD */
+#define CPUID_HYGON	0x6f677948	/* "Hygo"nGenuine */
 
 #define PORT_CHAR	0x10	/* AL: next character of a message */
 #define PORT_STEP	0x11	/* AL: a step is done, it is the host's turn */
@@ -52,7 +62,12 @@
 #define STEP_REFUSED	10
 #define STEP_BUSY	11
 #define STEP_BUSY_DONE	12
-#define STEP_END	13
+#define STEP_ERROR	13
+#define STEP_STRIKE	14
+#define STEP_REPLACED	15
+#define STEP_STRIKE2	16
+#define STEP_ERROR_DONE	17
+#define STEP_END	18
 
 #define LIVE_ROUNDS	50	/* to private and back, under the counter */
 
@@ -67,5 +82,6 @@
 #define TEXT_GUEST	"guest, page shared"
 #define TEXT_PRIVATE	"guest, page private"
 #define TEXT_ANSWER	"host, page shared again"
+#define TEXT_FRESH	"guest, page fresh"
 
 #endif /* GMEM_VMM_GUEST_H */

@@ -17,13 +17,4 @@ struct touch touch_read(const void *addr);
 struct touch touch_write(void *addr);
 int syscall_touch(const void *addr);
 
-/* Holding on to a page, as a device or a slow system call does */
-struct pin {
-	int gup_fd;
-	int pipe[2];
-};
-
-const char *pin_page(struct pin *pin, void *addr);
-void unpin_page(struct pin *pin);
-
 #endif /* GMEM_VMM_HOST_H */

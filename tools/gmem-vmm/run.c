@@ -53,7 +53,14 @@ static void vcpu_hypercall(struct vcpu *vcpu)
 		exit(EXIT_BUSY);
 	}
 
-	/* The guest goes on behind its hypercall when it is entered again. */
+	/*
+	 * Of a page that the hardware has lost (EHWPOISON) the guest hears when
+	 * it touches it, and may ask again then; see vcpu_memory_fault().  With
+	 * SNP and TDX, where conversion takes the contents anyway, a VMM can
+	 * as well replace the page here and try again.
+	 *
+	 * The guest goes on behind its hypercall when it is entered again.
+	 */
 	run->hypercall.ret = err ? EINVAL : 0;
 }
 
@@ -104,27 +111,15 @@ static bool vcpu_memory_fault(struct vcpu *vcpu, int err)
 	bool ours = vm_range_ok(vcpu->vm, gpa, 1);
 	const char *why;
 
-	if (err == EFAULT && ours && vcpu_wrong_kind(vcpu, gpa))
+	if (ours && err == EFAULT && vcpu_wrong_kind(vcpu, gpa))
 		return true;
-
-	switch (err) {
-	case EFAULT:
-		why = ours ? "the guest_memfd cannot serve it" : "the guest has no memory there";
-		break;
-	case EHWPOISON:
-		/*
-		 * The way on is to punch a hole over the page, so that the
-		 * next touch gets a fresh one, and to tell the guest which
-		 * data are gone (on x86, by a machine check).
-		 */
-		why = "the hardware has lost the contents of that page";
-		break;
-	case ENOMEM:
-		why = "the host has no memory for that page";
-		break;
-	default:
-		why = strerror(err);
+	if (ours && err == EHWPOISON) {
+		vcpu_lost_page(vcpu, gpa);
+		demo_lost_page(vcpu->vm, gpa, private);
+		return true;
 	}
+
+	why = ours ? "the guest_memfd cannot serve it" : "the guest has no memory there";
 	complain("vCPU %d: KVM_EXIT_MEMORY_FAULT, %s access at guest address %#llx: %s",
 		 vcpu->id, private ? "private" : "shared", gpa, why);
 	return false;
@@ -135,13 +130,20 @@ void vcpu_run(struct vcpu *vcpu)
 	struct kvm_run *run = vcpu->run;
 
 	for (;;) {
+		/* For vcpu_lost_page(): what happens later is news to this vCPU. */
+		vcpu->entered = __atomic_load_n(&vcpu->vm->replacements, __ATOMIC_ACQUIRE);
 		if (ioctl(vcpu->fd, KVM_RUN, 0)) {
 			int err = errno;
 
 			if (err == EINTR)
 				continue;
-			/* One of the exits that come together with an error. */
-			if (run->exit_reason != KVM_EXIT_MEMORY_FAULT)
+			/*
+			 * The only exit that comes together with an error, and
+			 * with these two only: with any other, exit_reason is
+			 * that of an exit before.
+			 */
+			if ((err != EFAULT && err != EHWPOISON) ||
+			    run->exit_reason != KVM_EXIT_MEMORY_FAULT)
 				die("KVM_RUN: %s", strerror(err));
 			if (!vcpu_memory_fault(vcpu, err))
 				die("the guest cannot go on");

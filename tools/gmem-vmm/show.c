@@ -17,6 +17,7 @@
 #define PRIVATE_EMPTY	'-'
 #define PRIVATE_USED	'P'
 #define MIXED		'+'
+#define LOST		'X'
 
 /* /proc/self/pagemap: Documentation/admin-guide/mm/pagemap.rst */
 static const __u64 pagemap_present = 1ULL << 63;
@@ -24,6 +25,7 @@ static const __u64 pagemap_pfn = (1ULL << 55) - 1;
 
 static bool quiet, colour;
 static unsigned int checked, titles;
+static unsigned long lost;
 
 void show_init(bool be_quiet)
 {
@@ -130,6 +132,8 @@ void pages_in_memory(const struct vm *vm, __u8 *vec)
 
 static char map_cell(const struct vm *vm, const __u8 *used, unsigned long page)
 {
+	if (lost && page == lost)
+		return LOST;
 	if (vm->is_private[page])
 		return used[page] ? PRIVATE_USED : PRIVATE_EMPTY;
 	return used[page] ? SHARED_USED : SHARED_EMPTY;
@@ -156,22 +160,36 @@ void map_take(struct map_row *row, const struct vm *vm, __u64 offset)
 
 void map_legend(void)
 {
-	say("   The map of the file:   %c shared, touched      %c shared, never touched",
+	say("   The map of the file:   %c shared, touched     %c shared, never touched",
 	    SHARED_USED, SHARED_EMPTY);
-	say("             %c mixed     %c private, touched     %c private, never touched", MIXED,
-	    PRIVATE_USED, PRIVATE_EMPTY);
+	say("   %c mixed    %c lost      %c private, touched    %c private, never touched", MIXED,
+	    LOST, PRIVATE_USED, PRIVATE_EMPTY);
+}
+
+/* The page that has failed, which the map shows as such; 0 if there is none. */
+void map_lost(unsigned long page)
+{
+	lost = page;
 }
 
 void map_show(const char *label, const struct map_row *row)
 {
+	static unsigned long scale;
 	const char *want, *now = "";
 	unsigned int i;
 
 	if (quiet)
 		return;
+	if (row->scale != scale)
+		say("   map of %s, %lu page%s per character:",
+		    row->scale == 1 ? "the file's first pages" : "the whole file",
+		    row->scale, row->scale == 1 ? "" : "s");
+	scale = row->scale;
 	printf("   %-8s|", label);
 	for (i = 0; i < MAP_CELLS; i++) {
-		if (row->cell[i] == PRIVATE_USED || row->cell[i] == PRIVATE_EMPTY)
+		if (row->cell[i] == LOST)
+			want = "\033[1;35m";
+		else if (row->cell[i] == PRIVATE_USED || row->cell[i] == PRIVATE_EMPTY)
 			want = "\033[31m";
 		else if (row->cell[i] == MIXED)
 			want = "\033[33m";
@@ -182,8 +200,7 @@ void map_show(const char *label, const struct map_row *row)
 		now = want;
 		putchar(row->cell[i]);
 	}
-	printf("%s| %lu page%s per character\n", colour ? "\033[0m" : "", row->scale,
-	       row->scale == 1 ? "" : "s");
+	printf("%s|\n", colour ? "\033[0m" : "");
 }
 
 /* Points at what was converted. */
@@ -203,7 +220,7 @@ void map_mark(const struct map_row *row, __u64 offset, __u64 size)
 }
 
 /* The sum of all lines of @file that have @field. */
-static unsigned long proc_sum(const char *file, const char *field)
+unsigned long proc_sum(const char *file, const char *field)
 {
 	unsigned long value, sum = 0;
 	bool found = false;

@@ -29,6 +29,7 @@ struct map_row {
 };
 
 void map_legend(void);
+void map_lost(unsigned long page);
 void map_take(struct map_row *row, const struct vm *vm, __u64 offset);
 void map_show(const char *label, const struct map_row *row);
 void map_mark(const struct map_row *row, __u64 offset, __u64 size);
@@ -43,5 +44,6 @@ struct usage {
 void pages_in_memory(const struct vm *vm, __u8 *vec);
 void usage_take(struct usage *usage, const struct vm *vm);
 bool frame_of(const void *addr, __u64 *pfn);
+unsigned long proc_sum(const char *file, const char *field);
 
 #endif /* GMEM_VMM_SHOW_H */

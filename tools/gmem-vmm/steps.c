@@ -29,7 +29,7 @@ static void step_shared(struct vm *vm)
 	title("To private: the contents stay, the host is shut out");
 }
 
-static void check_sigbus(const struct vm *vm, unsigned long page, bool write)
+void check_sigbus(const struct vm *vm, unsigned long page, bool write)
 {
 	void *addr = at(vm, page, AT_TOUCH);
 	struct touch touch = write ? touch_write(addr) : touch_read(addr);
@@ -49,9 +49,9 @@ static void step_private(struct vm *vm)
 	check_sigbus(vm, DATA_PAGE, false);
 	check_sigbus(vm, DATA_PAGE, true);
 	check_sigbus(vm, DATA_PAGE + 1, true);
-	say("       A private page belongs to the guest alone.  The mapping is still there, as\n"
-	    "       a range of addresses, but a touch of such a page is SIGBUS: we catch it\n"
-	    "       and go on.  It did no harm, and works again when the page is shared.");
+	say("       A private page belongs to the guest alone.  The mapping is still there,\n"
+	    "       as a range of addresses, but a touch of such a page is SIGBUS: we catch\n"
+	    "       it and go on.  It did no harm, and works again when the page is shared.");
 	err = syscall_touch(at(vm, DATA_PAGE, 0));
 	check(err == EFAULT, "a system call that is given page %u fails, without a signal: %s",
 	      DATA_PAGE, strerror(err));
@@ -110,7 +110,7 @@ static void step_bulk_back(struct vm *vm)
 
 static void show_usage(const char *when, const struct usage *usage)
 {
-	say("     %-30s%10lu KiB%10lu KiB%14lu KiB", when, usage->file_kb, usage->own_kb,
+	say("     %-28s%10lu KiB%9lu KiB%13lu KiB", when, usage->file_kb, usage->own_kb,
 	    usage->avail_kb);
 }
 
@@ -124,7 +124,7 @@ static void step_bulk_done(struct vm *vm)
 	} while (demo.again.avail_kb + BULK_KB / 2 < demo.full.avail_kb &&
 		 --tries && !usleep(100000));
 
-	say("     %-30s%14s%14s%18s", "memory", "in the file", "VMM's own", "machine has left");
+	say("     %-28s%14s%13s%17s", "memory", "in the file", "VMM's own", "machine has left");
 	show_usage("before", &demo.empty);
 	show_usage("guest wrote all pages", &demo.full);
 	show_usage("made shared, host wrote all", &demo.shared);
@@ -134,7 +134,7 @@ static void step_bulk_done(struct vm *vm)
 	check(demo.again.own_kb < demo.full.own_kb + BULK_KB / 2,
 	      "the VMM keeps no copy of its own");
 	check(demo.again.avail_kb + BULK_KB / 2 > demo.full.avail_kb,
-	      "nor has the machine lost memory for one (%lu KiB left, %lu KiB then)",
+	      "nor has the machine less memory: %lu KiB left, and %lu KiB then",
 	      demo.again.avail_kb, demo.full.avail_kb);
 	title("Conversions under a running vCPU");
 }
@@ -185,8 +185,7 @@ static void step_busy(struct vm *vm)
 
 static void step_busy_done(struct vm *vm)
 {
-	check(vm->refusals, "refused first, %lu times, and converted when the page was free",
-	      vm->refusals);
+	check(vm->refusals, "refused at first, and converted when the page was free");
 	check_sigbus(vm, PINNED_PAGE, false);
 }
 
@@ -204,6 +203,11 @@ void demo_step(struct vm *vm, int step)
 		[STEP_LIVE_DONE] = step_live_done,
 		[STEP_BUSY] = step_busy,
 		[STEP_BUSY_DONE] = step_busy_done,
+		[STEP_ERROR] = step_error,
+		[STEP_STRIKE] = step_strike,
+		[STEP_REPLACED] = step_replaced,
+		[STEP_STRIKE2] = step_strike2,
+		[STEP_ERROR_DONE] = step_error_done,
 	};
 
 	if (step != demo.step + 1 || step > STEP_END)

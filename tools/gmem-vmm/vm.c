@@ -19,6 +19,9 @@
 #define GMEM_FLAGS	(GUEST_MEMFD_FLAG_MMAP | GUEST_MEMFD_FLAG_INIT_SHARED)
 #define MAX_CPUID	256
 
+#define CPUID_AMD_RAS		0x80000007
+#define CPUID_AMD_RAS_RECOVERY	3	/* overflow recovery, SUCCOR */
+
 static const __u32 exit_hypercalls = 1U << KVM_HC_MAP_GPA_RANGE;
 
 static int extension(int fd, long cap)
@@ -40,7 +43,8 @@ static noreturn void no_conversion(void)
 	}
 
 	if (on == 'N')
-		cannot_run("in-place conversion is switched off: " PARAM " says N.\n"
+		cannot_run("in-place conversion is switched off:\n"
+			   PARAM " says N.\n"
 			   "To turn it on:\n"
 			   "  KVM built into the kernel: boot with kvm.gmem_in_place_conversion=1\n"
 			   "  KVM as modules:  modprobe -r kvm_amd kvm  (or kvm_intel; stop all VMs first)\n"
@@ -62,7 +66,7 @@ static void open_kvm(struct vm *vm)
 {
 	vm->kvm_fd = open("/dev/kvm", O_RDWR | O_CLOEXEC);
 	if (vm->kvm_fd < 0)
-		cannot_run("/dev/kvm: %s. %s", strerror(errno),
+		cannot_run("/dev/kvm: %s.\n%s", strerror(errno),
 			   errno == EACCES || errno == EPERM ?
 			   "Try again as root, or as a member of its group." :
 			   "KVM is needed: its modules loaded, and svm or vmx among the CPU's flags.");
@@ -141,8 +145,9 @@ void vm_create(struct vm *vm)
 	pthread_mutex_init(&vm->convert_lock, NULL);
 	vm->size = FILE_PAGES * PAGE_BYTES;
 	vm->gpa = MEM_GPA;
-	vm->is_private = calloc(FILE_PAGES, 1);
-	if (!vm->is_private)
+	vm->is_private = calloc(FILE_PAGES, sizeof(*vm->is_private));
+	vm->replaced = calloc(FILE_PAGES, sizeof(*vm->replaced));
+	if (!vm->is_private || !vm->replaced)
 		die("out of memory");
 	create_memory(vm);
 
@@ -164,11 +169,15 @@ __u32 guest_counter_eip(void)
 	return GPA(CODE_PAGE) + (guest_counter - guest_image);
 }
 
-/* The host's CPUID, plus the promise that we handle KVM_HC_MAP_GPA_RANGE. */
+/*
+ * The host's CPUID, plus two promises that are the VMM's to make: that we handle
+ * KVM_HC_MAP_GPA_RANGE, and that a machine check need not be the end.  On AMD a
+ * guest that is not told so will not try to recover from one.
+ */
 static void vcpu_set_cpuid(struct vcpu *vcpu)
 {
+	struct kvm_cpuid_entry2 *entry;
 	struct kvm_cpuid2 *cpuid;
-	__u32 i;
 
 	cpuid = calloc(1, sizeof(*cpuid) + MAX_CPUID * sizeof(cpuid->entries[0]));
 	if (!cpuid)
@@ -176,9 +185,13 @@ static void vcpu_set_cpuid(struct vcpu *vcpu)
 	cpuid->nent = MAX_CPUID;
 	if (ioctl(vcpu->vm->kvm_fd, KVM_GET_SUPPORTED_CPUID, cpuid))
 		die("KVM_GET_SUPPORTED_CPUID: %s", strerror(errno));
-	for (i = 0; i < cpuid->nent; i++) {
-		if (cpuid->entries[i].function == KVM_CPUID_FEATURES)
-			cpuid->entries[i].eax |= 1U << KVM_FEATURE_HC_MAP_GPA_RANGE;
+	for (entry = cpuid->entries; entry < cpuid->entries + cpuid->nent; entry++) {
+		if (entry->function == 0)
+			vcpu->amd = entry->ebx == CPUID_AMD || entry->ebx == CPUID_HYGON;
+		if (entry->function == KVM_CPUID_FEATURES)
+			entry->eax |= 1U << KVM_FEATURE_HC_MAP_GPA_RANGE;
+		if (vcpu->amd && entry->function == CPUID_AMD_RAS)
+			entry->ebx |= CPUID_AMD_RAS_RECOVERY;
 	}
 	if (ioctl(vcpu->fd, KVM_SET_CPUID2, cpuid))
 		die("KVM_SET_CPUID2: %s", strerror(errno));
@@ -199,8 +212,8 @@ static void flat_segment(struct kvm_segment *segment, __u16 selector, __u8 type)
 }
 
 /*
- * 32-bit protected mode without paging: no page tables and no descriptor
- * tables, so there is nothing that KVM could have to read from guest memory.
+ * 32-bit protected mode without paging: no page tables, and no descriptor tables
+ * until the guest has loaded its own.
  */
 static void vcpu_set_registers(struct vcpu *vcpu, __u32 eip)
 {
@@ -238,5 +251,6 @@ void vcpu_create(struct vcpu *vcpu, struct vm *vm, int id, __u32 eip)
 	if (vcpu->run == MAP_FAILED)
 		die("mmap of the vCPU: %s", strerror(errno));
 	vcpu_set_cpuid(vcpu);
+	vcpu_setup_mce(vcpu);
 	vcpu_set_registers(vcpu, eip);
 }

@@ -37,6 +37,10 @@ struct vm {
 	__u8 *is_private;
 	unsigned long conversions;	/* that were asked for */
 	unsigned long refusals;		/* of the last one, with EAGAIN */
+
+	/* See vcpu_lost_page(); changed under convert_lock, too. */
+	unsigned long replacements;	/* of lost pages, so far */
+	unsigned long *replaced;	/* per page: which was its last */
 };
 
 struct vcpu {
@@ -44,6 +48,8 @@ struct vcpu {
 	int id;
 	int fd;
 	struct kvm_run *run;
+	bool amd;			/* or one that does as AMD's CPUs do */
+	unsigned long entered;		/* replacements before KVM_RUN */
 	__u64 fault_gpa;		/* see vcpu_wrong_kind() */
 	unsigned long fault_conversions;
 	unsigned long overtaken;
@@ -67,14 +73,21 @@ int vm_convert(struct vm *vm, __u64 offset, __u64 size, bool private);
 bool vm_range_ok(const struct vm *vm, __u64 gpa, __u64 npages);
 const char *convert_strerror(int err);
 
+/* memfail.c: pages whose contents the hardware has lost */
+void vcpu_setup_mce(struct vcpu *vcpu);
+void vcpu_lost_page(struct vcpu *vcpu, __u64 gpa);
+
 /*
- * demo.c and steps.c: what makes this a demonstration.  A real VMM has its devices in
- * place of demo_port(), and nothing in place of the others.
+ * demo.c and steps.c: what makes this a demonstration.  A real VMM has its
+ * devices in place of demo_port(), and nothing in place of the others.
  */
 void demo_start(struct vm *vm);
+void demo_end(void);
 bool demo_port(struct vcpu *vcpu, __u16 port, __u32 value);
 void demo_before(struct vm *vm, __u64 offset, __u64 size, bool private);
 void demo_after(struct vm *vm, __u64 offset, __u64 size, int err);
 void demo_busy(struct vm *vm, __u64 error_offset);
+void demo_poisoned(struct vm *vm, __u64 error_offset);
+void demo_lost_page(struct vm *vm, __u64 gpa, bool private);
 
 #endif /* GMEM_VMM_VM_H */

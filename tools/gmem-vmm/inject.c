@@ -1,0 +1,134 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * Trouble on request: a page that somebody holds on to, and a page that fails.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/uio.h>
+#include <unistd.h>
+
+#include "inject.h"
+#include "show.h"
+
+#define GUP_TEST	"/sys/kernel/debug/gup_test"
+#define CORRUPT		"/sys/kernel/debug/hwpoison/corrupt-pfn"
+#define UNPOISON	"/sys/kernel/debug/hwpoison/unpoison-pfn"
+
+/* From mm/gup_test.h, a kernel test: no installed header has it. */
+struct pin_longterm_test {
+	__u64 addr;
+	__u64 size;
+	__u32 flags;
+};
+
+#define PIN_LONGTERM_TEST_START	_IOW('g', 7, struct pin_longterm_test)
+#define PIN_LONGTERM_TEST_STOP	_IO('g', 8)
+#define PIN_LONGTERM_TEST_FLAG_USE_WRITE	1
+
+/*
+ * Makes a page busy until unpin_page().  The kernel's own test driver does it
+ * the way device drivers do.  Without it, a pipe that holds the page itself
+ * and not a copy will do.  Returns who has the page.
+ */
+const char *pin_page(struct pin *pin, void *addr)
+{
+	struct pin_longterm_test request = {
+		.addr = (unsigned long)addr,
+		.size = PAGE_BYTES,
+		.flags = PIN_LONGTERM_TEST_FLAG_USE_WRITE,
+	};
+	struct iovec iov = {
+		.iov_base = addr,
+		.iov_len = PAGE_BYTES,
+	};
+
+	pin->gup_fd = open(GUP_TEST, O_RDWR | O_CLOEXEC);
+	if (pin->gup_fd >= 0) {
+		if (ioctl(pin->gup_fd, PIN_LONGTERM_TEST_START, &request))
+			die(GUP_TEST ": %s", strerror(errno));
+		return "a driver's long-term pin (gup_test)";
+	}
+
+	say("   note: " GUP_TEST ": %s", strerror(errno));
+	say("         (it takes CONFIG_GUP_TEST, debugfs mounted, and root)");
+	if (pipe(pin->pipe) || vmsplice(pin->pipe[1], &iov, 1, 0) != (ssize_t)PAGE_BYTES)
+		die("vmsplice of a page into a pipe: %s", strerror(errno));
+	return "a pipe that the page was spliced into (vmsplice)";
+}
+
+void unpin_page(struct pin *pin)
+{
+	if (pin->gup_fd >= 0) {
+		ioctl(pin->gup_fd, PIN_LONGTERM_TEST_STOP);
+		close(pin->gup_fd);
+		return;
+	}
+	close(pin->pipe[0]);
+	close(pin->pipe[1]);
+}
+
+/* Of the frame that was struck, and is not healed yet; 0 if there is none. */
+static __u64 struck;
+
+static void tell_of_struck(void)
+{
+	if (struck)
+		complain("4 KiB of this machine's memory stay lost.  To get them back:\n"
+			 "  echo %#llx > " UNPOISON, struck);
+}
+
+static int write_pfn(const char *file, __u64 pfn)
+{
+	int fd = open(file, O_WRONLY | O_CLOEXEC);
+	char text[24];
+	int len, err;
+
+	if (fd < 0)
+		return errno;
+	len = snprintf(text, sizeof(text), "%#llx", pfn);
+	err = write(fd, text, len) == len ? 0 : errno;
+	close(fd);
+	return err;
+}
+
+int strike_possible(void)
+{
+	return access(CORRUPT, W_OK) ? errno : 0;
+}
+
+/*
+ * Has the kernel believe that the hardware has reported an uncorrected error
+ * in this frame, which nobody was about to use.
+ */
+int strike_frame(__u64 pfn)
+{
+	static bool registered;
+
+	if (!registered)
+		atexit(tell_of_struck);
+	registered = true;
+	struck = pfn;
+	return write_pfn(CORRUPT, pfn);
+}
+
+/* Gives a frame that nobody uses any more back to the kernel. */
+int heal_frame(__u64 pfn)
+{
+	int tries = 50, err;
+
+	/* Others look at any frame now and then, and hold it while they do. */
+	while ((err = write_pfn(UNPOISON, pfn)) == EBUSY && --tries)
+		usleep(10000);
+	if (!err)
+		struck = 0;
+	return err;
+}
+
+unsigned long memory_lost_kb(void)
+{
+	return proc_sum("/proc/meminfo", "HardwareCorrupted:");
+}
