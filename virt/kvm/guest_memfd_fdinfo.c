@@ -28,8 +28,8 @@ static unsigned long kvm_gmem_count_poisoned(struct address_space *mapping)
 		if (xas_retry(&xas, folio) || xa_is_value(folio))
 			continue;
 
-		/* The folio may be gone by now, its struct page is not. */
-		nr += folio_test_hwpoison(folio);
+		/* This may be no folio any more, but still is a page. */
+		nr += PageHWPoison(&folio->page);
 
 		if (++nr_seen % KVM_GMEM_FDINFO_BATCH)
 			continue;

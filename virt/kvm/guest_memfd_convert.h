@@ -1,0 +1,56 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+#ifndef __KVM_GUEST_MEMFD_CONVERT_H__
+#define __KVM_GUEST_MEMFD_CONVERT_H__
+
+#include <linux/types.h>
+
+struct folio;
+struct inode;
+
+/**
+ * struct kvm_gmem_conversion - A conversion at work
+ * @inode: the guest_memfd's inode
+ * @start: first page of the range
+ * @last: last page of the range, inclusive
+ * @attrs: attributes to give to each page
+ * @nr_busy: pages with references of unknown users, as counted by
+ *	     kvm_gmem_note_folio()
+ * @unmapped: the host's mappings are gone and must be
+ * @deadline: when to give up waiting for users, in ns, 0 if nobody waited yet
+ * @locked_wait_ns: how long this attempt waits if others wait for the lock, in
+ *		    ns, 0 before the first one
+ * @locked_since: when waiting in this attempt, with the lock held, began, in ns,
+ *		  0 if it has not
+ * @certain: the conversion will succeed, there is no way back
+ * @error_index: the page that stood in the way
+ * @nr_changed: pages that changed state, present or not
+ * @nr_present: pages seen that were present and to change state
+ * @nr_drains: how often all CPUs were made to drain their LRU caches
+ * @waited_ns: time spent waiting for references to go away
+ */
+struct kvm_gmem_conversion {
+	struct inode *inode;
+	pgoff_t start;
+	pgoff_t last;
+	u64 attrs;
+	unsigned long nr_busy;
+	bool unmapped;
+	u64 deadline;
+	u64 locked_wait_ns;
+	u64 locked_since;
+	bool certain;
+	pgoff_t error_index;
+	pgoff_t nr_changed;
+	unsigned long nr_present;
+	unsigned int nr_drains;
+	u64 waited_ns;
+};
+
+typedef int (*kvm_gmem_folio_fn)(struct kvm_gmem_conversion *c,
+				 struct folio *folio);
+
+int kvm_gmem_take_a_break(struct kvm_gmem_conversion *c, unsigned int *nr_steps);
+int kvm_gmem_walk_folios(struct kvm_gmem_conversion *c, kvm_gmem_folio_fn fn);
+int kvm_gmem_evict_host_users(struct kvm_gmem_conversion *c);
+
+#endif /* __KVM_GUEST_MEMFD_CONVERT_H__ */
