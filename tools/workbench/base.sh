@@ -39,7 +39,11 @@ deps_missing()
 		libssl-dev /usr/include/openssl/ssl.h
 		uuid-dev /usr/include/uuid/uuid.h
 		busybox busybox
+		e2fsprogs mke2fs
 		qemu-system-x86 qemu-system-x86_64
+		qemu-system-arm qemu-system-aarch64
+		gcc-aarch64-linux-gnu aarch64-linux-gnu-gcc
+		libc6-dev-arm64-cross /usr/aarch64-linux-gnu/include/stdio.h
 		debian-archive-keyring /usr/share/keyrings/debian-archive-keyring.*
 		ca-certificates /etc/ssl/certs/ca-certificates.crt
 	END
@@ -47,8 +51,6 @@ deps_missing()
 
 cmd_deps()
 {
-	# Debian keeps these off an ordinary user's path.
-	PATH=$PATH:/usr/sbin:/sbin
 	_missing=$(deps_missing | tr '\n' ' ')
 	[ -n "$_missing" ] || return 0
 

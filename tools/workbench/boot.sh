@@ -4,10 +4,11 @@
 # Booting: a machine is a folder of its own with a plan for init.c, a list of files for its initramfs, and the ports
 # through which the tests' output comes back.
 
+# vm_new [DIR]: a machine with the kernel taken, in this folder or in a new one.
 vm_new()
 {
 	mkdir -p "$BUILD"
-	VM=$(mktemp -d "$BUILD/vm.XXXXXX")
+	VM=${1:-$(mktemp -d "$BUILD/vm.XXXXXX")}
 	: > "$VM/plan"
 	: > "$VM/libs"
 	cat > "$VM/cpio" <<-END
@@ -17,8 +18,9 @@ vm_new()
 		dir /sys 755 0 0
 		dir /tmp 1777 0 0
 		dir /bin 755 0 0
+		dir /disk 755 0 0
 		dir /modules 755 0 0
-		file /init $OUT/pid1 755 0 0
+		file /init $ARCH_OUT/pid1 755 0 0
 		file /plan $VM/plan 644 0 0
 	END
 	vm_cpus=2 vm_mem=3072 vm_time=600 vm_append=
@@ -63,18 +65,23 @@ vm_module()
 	vm_plan insmod "$@"
 }
 
-# vm_kvm NESTED PARAMETER...: load KVM and the module of the CPU's vendor. NESTED is 1 or 0, nested paging on or off;
-# a PARAMETER is [MODULE.]NAME=VALUE.
+# vm_kvm PARAMETER...: load KVM and the module of the CPU's vendor. A PARAMETER is [MODULE.]NAME=VALUE, or nested=0|1,
+# whatever the vendor calls nested paging.
 vm_kvm()
 {
+	_vendor=''
+	if [ "$KARCH" != x86_64 ]; then
+		[ $# -eq 0 ] || die "KVM is no module on $KARCH: parameter '$1' cannot be given"
+		return
+	fi
 	case $(vm_accel) in
-	kvm-intel) _vendor=kvm-intel _paging=ept=$1 ;;
-	*)	_vendor=kvm-amd _paging=npt=$1 ;;
+	kvm-intel) _vendor=kvm-intel _paging=ept ;;
+	*)	_vendor=kvm-amd _paging=npt ;;
 	esac
-	shift
-	_kvm='' _arch=$_paging
+	_kvm='' _arch=''
 	for _param; do
 		case $_param in
+		nested=*) _arch="$_arch $_paging=${_param#*=}" ;;
 		kvm.*=*) _kvm="$_kvm ${_param#*.}" ;;
 		kvm[-_]amd.*=*|kvm[-_]intel.*=*) _arch="$_arch ${_param#*.}" ;;
 		*.*=*)	die "module of '$_param' unknown: kvm, kvm_amd or kvm_intel" ;;
@@ -92,7 +99,8 @@ vm_kvm()
 # After the tests: unloading tells of caches that are not empty and files that leaked a reference.
 vm_kvm_unload()
 {
-	vm_plan rmmod $_vendor
+	[ -n "$_vendor" ] || return 0
+	vm_plan rmmod "$_vendor"
 	vm_plan rmmod kvm
 }
 
@@ -101,7 +109,7 @@ vm_kvm_unload()
 vm_accel()
 {
 	_boot=$(cat /proc/sys/kernel/random/boot_id)
-	_memo=$OUT/accel
+	_memo=$BUILD/accel
 	if [ -e "$_memo" ] && [ "$(sed -n 1p "$_memo")" = "$_boot" ]; then
 		sed -n 2p "$_memo"
 		return
@@ -127,9 +135,10 @@ vm_accel()
 
 accel_probe()
 {
+	kernel_take x86_64
 	vm_new
 	trap 'rm -rf "$VM"' EXIT
-	vm_kvm 1
+	vm_kvm
 	vm_file "$OUT/selftests/kvm/x86/private_mem_kvm_exits_test"
 	vm_plan run probe 30 /bin/private_mem_kvm_exits_test
 	vm_time=60
@@ -154,7 +163,10 @@ vm_images()
 				print "file", $1, $2, "755 0 0"
 		}' >> "$VM/cpio"
 	"$OUT/usr/gen_init_cpio" "$VM/cpio" > "$VM/initramfs" || die "cannot make the initramfs"
-	cp "$OUT/arch/x86/boot/bzImage" "$VM/kernel"
+	cp "$OUT/$IMAGE" "$VM/kernel"
+	# A disk for what needs an ordinary file system; init.c mounts it on /disk.
+	truncate -s 64M "$VM/disk"
+	mke2fs -q -F -t ext4 "$VM/disk" || die "cannot make the disk"
 }
 
 # vm_run [tty|stdio]: boot and wait for the end. With `tty` the terminal is the machine's console hvc0, with `stdio`
@@ -167,16 +179,21 @@ vm_run()
 	hold build
 	vm_images
 	release
-	_accel=$(vm_accel)
-	case $_accel in
-	tcg)	set -- -machine q35 -accel tcg,thread=multi -cpu EPYC,+svm,+npt ;;
-	*)	set -- -machine q35 -accel kvm -cpu host ;;
+	_console=ttyS0
+	case $KARCH:$(vm_accel) in
+	arm64:*) # An ordinary pointer authentication is slow in emulation.
+		set -- qemu-system-aarch64 -machine virt,virtualization=on,gic-version=3 -accel tcg,thread=multi \
+			-cpu max,pauth-impdef=on
+		_console=ttyAMA0 ;;
+	*:tcg)	set -- qemu-system-x86_64 -machine q35 -accel tcg,thread=multi -cpu EPYC,+svm,+npt ;;
+	*)	set -- qemu-system-x86_64 -machine q35 -accel kvm -cpu host ;;
 	esac
 	set -- "$@" -nodefaults -no-user-config -display none -monitor none -no-reboot -smp $vm_cpus,sockets=$vm_cpus -m ${vm_mem}M \
 		-object memory-backend-ram,id=m0,size=$((vm_mem / 2))M \
 		-object memory-backend-ram,id=m1,size=$((vm_mem - vm_mem / 2))M \
 		-numa node,nodeid=0,cpus=0,memdev=m0 -numa node,nodeid=1,cpus=1-$((vm_cpus - 1)),memdev=m1 \
 		-kernel kernel -initrd initramfs \
+		-drive file=disk,format=raw,if=none,id=disk -device virtio-blk-pci,drive=disk \
 		-serial file:console -device virtio-serial-pci
 	for _port in verdict output; do
 		set -- "$@" -chardev file,id=$_port,path=$_port -device virtserialport,chardev=$_port,name=$_port
@@ -185,7 +202,7 @@ vm_run()
 		set -- "$@" -chardev stdio,id=tty,signal=off -device virtconsole,chardev=tty
 	fi
 	# Any complaint of the kernel ends the machine.
-	set -- "$@" -append "console=ttyS0 loglevel=7 panic=-1 oops=panic panic_on_warn=1 softlockup_panic=1 \
+	set -- "$@" -append "console=$_console loglevel=7 panic=-1 oops=panic panic_on_warn=1 softlockup_panic=1 \
 sysctl.kernel.hung_task_panic=1 sysctl.kernel.panic_on_rcu_stall=1 $vm_append"
 	_limit=
 	[ "$vm_time" -eq 0 ] || _limit="timeout --foreground $vm_time"
@@ -198,8 +215,8 @@ sysctl.kernel.hung_task_panic=1 sysctl.kernel.panic_on_rcu_stall=1 $vm_append"
 	fi
 	_rc=0
 	# shellcheck disable=SC2086 # a command and its arguments
-	(cd "$VM" && exec $_limit qemu-system-x86_64 "$@" 2> qemu.err 9>&-) || _rc=$?
-	rm -f "$VM/kernel" "$VM/initramfs"
+	(cd "$VM" && exec $_limit "$@" 2> qemu.err 9>&-) || _rc=$?
+	rm -f "$VM/kernel" "$VM/initramfs" "$VM/disk"
 	if [ "$_terminal" = stdio ]; then
 		exec 9>&-
 		wait $!
@@ -227,6 +244,10 @@ vm_ended()
 
 cmd_boot()
 {
+	if [ "${1:-}" = --kernel ] && [ $# -ge 2 ]; then
+		kernel_take "$2"
+		shift 2
+	fi
 	have_kernel
 	vm_new
 	trap 'rm -rf "$VM"' EXIT
@@ -261,7 +282,7 @@ cmd_boot()
 	vm_plan env PATH=/bin
 	vm_plan env HOME=/
 	# shellcheck disable=SC2086 # a list of parameters
-	vm_kvm 1 $_params
+	vm_kvm $_params
 	vm_file "$(command -v busybox)" busybox
 	for _applet in sh ls cat dmesg mount ps grep; do
 		echo "slink /bin/$_applet busybox 777 0 0" >> "$VM/cpio"

@@ -1,25 +1,35 @@
 # SPDX-License-Identifier: GPL-2.0-only
 # shellcheck shell=sh
 #
-# Building: kernel, modules, selftests, PID 1 and the example VMM.
+# Building: the kernels of the file `kernels`, their modules, the selftests, PID 1 and the example VMM.
 
-# How many lines kbuild prints for a whole build, for the progress line.
-KBUILD_LINES=2250
-
-# The series' own options exist only where the series is applied.
-config_fragments()
+kernel_names()
 {
-	if [ "$(tgit rev-parse HEAD)" != "$(tgit rev-parse base)" ]; then
-		echo base x86_64 debug series
-	else
-		echo base x86_64 debug
-	fi
+	awk '/^[^#]/ { print $1 }' "$WB/kernels"
 }
 
-# wb_make TARGET...
-wb_make()
+# kernel_take NAME: the kernel that what follows is about.
+kernel_take()
 {
-	make -f "$WB/Makefile" -j "$JOBS" TREE="$TREE" OUT="$OUT" ARCH=x86_64 CONFIGS="$(config_fragments)" "$@"
+	# shellcheck disable=SC2046 # the fields of the line
+	set -- "$1" $(awk -v name="$1" '$1 == name' "$WB/kernels")
+	[ $# -gt 1 ] || die "no kernel '$1': there are $(kernel_names | tr '\n' ' ')"
+	KERNEL=$2 KTREE=$BUILD/$3 KARCH=$4 KSTEPS=$5
+	# kbuild uses relative paths, then, and the results may be copied.
+	OUT=$KTREE/wb-$KERNEL
+	# What runs on all kernels of an architecture is built once.
+	ARCH_OUT=$TREE/wb-$KARCH
+	shift 5
+	KCONFIGS=$*
+	case $KARCH in
+	arm64)	IMAGE=arch/arm64/boot/Image ;;
+	*)	IMAGE=arch/x86/boot/bzImage ;;
+	esac
+}
+
+kernel_make()
+{
+	make -f "$WB/Makefile" -j "$JOBS" TREE="$KTREE" OUT="$OUT" ARCH="$KARCH" CONFIGS="$KCONFIGS" "$@"
 }
 
 vmm_make()
@@ -29,26 +39,59 @@ vmm_make()
 
 have_kernel()
 {
-	[ -e "$OUT/arch/x86/boot/bzImage" ] || die "no kernel built yet: 'wb build' does that"
+	[ -e "$OUT/$IMAGE" ] || die "no kernel built yet: 'wb build $KERNEL' does that"
 }
 
-# cmd_build [SELFTEST...]: all selftests of the table unless one is named.
-cmd_build()
+# What is built already need not be compiled once more: another tree starts as a copy with all its times, another set of
+# options as a copy of what is built.
+kernel_copy()
 {
-	have_tree
-	hold build
-	say "Building the kernel, its modules and its selftests"
-	_lines=0
-	if [ ! -e "$OUT/arch/x86/boot/bzImage" ]; then
-		need_disk "$BUILD" 2500 "the kernel build"
-		_lines=$KBUILD_LINES
+	if [ ! -e "$KTREE" ]; then
+		rm -rf "$KTREE.new"
+		mkdir "$KTREE.new"
+		tar -C "$TREE" --format=posix -cf - --exclude='./wb-*' . | tar -C "$KTREE.new" -xf - || return 1
+		git -C "$KTREE.new" checkout -q -f --detach base || return 1
+		mv "$KTREE.new" "$KTREE"
 	fi
-	step config "config" 0 wb_make config || die "the kernel configuration failed"
-	step kernel "kernel" $_lines wb_make kernel || die "the kernel does not build"
-	step selftests "selftests" 0 wb_make selftests init TESTS="${*:-$(test_programs)}" ||
-		die "the selftests do not build"
-	if [ -e "$TOP/tools/gmem-vmm/Makefile" ]; then
+	rm -rf "$OUT.new"
+	mkdir "$OUT.new"
+	tar -C "$ARCH_OUT" --format=posix -cf - --exclude=./selftests --exclude=./gmem-vmm --exclude=./.config . |
+		tar -C "$OUT.new" -xf - || return 1
+	mv "$OUT.new" "$OUT"
+}
+
+# kernel_build NAME [SELFTEST...]
+kernel_build()
+{
+	kernel_take "$1"
+	shift
+	hold build
+	say "Building the kernel $KERNEL"
+	if [ ! -e "$OUT" ]; then
+		need_disk "$BUILD" 4000 "the kernel build"
+		[ "$KERNEL" = "$KARCH" ] ||
+			step "copy-$KERNEL" "copy of what is built" 0 kernel_copy || die "cannot copy a kernel"
+	fi
+	[ ! -e "$OUT/$IMAGE" ] || KSTEPS=0
+	step "config-$KERNEL" "config" 0 kernel_make config || die "the kernel configuration failed"
+	step "kernel-$KERNEL" "kernel" "$KSTEPS" kernel_make kernel || die "the kernel does not build"
+	if [ "$KERNEL" = "$KARCH" ]; then
+		step "selftests-$KARCH" "selftests" 0 kernel_make selftests init TESTS="$*" ||
+			die "the selftests do not build"
+	fi
+	if [ "$KERNEL" = x86_64 ]; then
 		step gmem-vmm "example VMM" 0 vmm_make || die "the example VMM does not build"
 	fi
 	release
+}
+
+cmd_build()
+{
+	have_tree
+	[ $# -gt 0 ] || set -- x86_64
+	for _kernel; do
+		kernel_take "$_kernel"
+		# shellcheck disable=SC2046 # a list of tests
+		kernel_build "$_kernel" $(test_programs "$KARCH")
+	done
 }

@@ -11,6 +11,7 @@
  *	kunit	NAME	MODULE
  *	mark	NAME
  *
+ * Programs run in /disk, an ordinary file system on a disk of the machine's.
  * A test's output goes to the virtio-serial port "output", where a mark tells
  * it from the one before; a tty's goes to the virtio console.  (A port for each
  * test would be simpler, but with twenty of them writers were seen to wait for
@@ -99,6 +100,8 @@ static void mount_all(void)
 		die("cannot mount", "tracefs");
 	if (symlink("/proc/self/fd", "/dev/fd"))
 		die("cannot link", "/dev/fd");
+	if (mount("/dev/vda", "/disk", "ext4", 0, NULL) || chdir("/disk"))
+		die("cannot mount", "/dev/vda");
 }
 
 static ssize_t read_file(const char *path, char *buf, size_t size)

@@ -1,15 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0-only
 #
-# awk -f ktap.awk -v machine=NAME -v ipc=N -v npt=N -v test=NAME -v status=N -v splat=TEXT TABLE OUTPUT
+# awk -f ktap.awk -v machine=NAME -v test=NAME -v status=N -v splat=TEXT TABLE OUTPUT
 #
-# What a test's output and exit status amount to, by the file `tests`: lines "pass MACHINE/TEST: NAME",
+# What a test's output and exit status amount to, by the machine's lines of the file `tests`: lines "pass MACHINE/TEST: NAME",
 # "fail MACHINE/TEST: NAME: WHY" and "skip MACHINE/TEST: NAME: REASON", one for each result. Output that is not KTAP is
 # one result. A line of results that closes a group of indented ones is their sum, not another.
-
-function here()
-{
-	return $2 == test && index($3, ipc) && index($4, npt)
-}
 
 # What follows the first n fields.
 function after(n,	text)
@@ -41,11 +36,11 @@ function result(kind, what, why)
 }
 
 FILENAME == ARGV[1] {
-	if ($1 == "skip" && here())
-		skip[++skips] = after(4)
-	if ($1 == "gives" && here()) {
-		due = $5
-		text = after(5)
+	if ($1 == "skip" && $2 == test)
+		skip[++skips] = after(2)
+	if ($1 == "gives" && $2 == test) {
+		due = $3
+		text = after(3)
 	}
 	next
 }

@@ -7,6 +7,12 @@
 STEPS=$BUILD/steps
 STEPS_OUT=$BUILD/steps.out
 
+# What the series changes of the kernel itself.
+lint_files()
+{
+	series_touched AMD | grep -v '^tools/\|^Documentation/\|^MAINTAINERS$'
+}
+
 # The objects of the C files that the series touches and that are there in this commit. KVM's are built from its
 # folder of the architecture.
 lint_objects()
@@ -33,7 +39,7 @@ lint_build()
 {
 	[ -e "$STEPS" ] || git clone -q --shared --no-tags "$TREE" "$STEPS" || return 1
 	git -C "$STEPS" fetch -q "$TREE" "$1" && git -C "$STEPS" checkout -q -f --detach "$1" || return 1
-	make -f "$WB/Makefile" TREE="$STEPS" OUT="$STEPS_OUT" ARCH=x86_64 CONFIGS="base x86_64 debug lint" config ||
+	make -f "$WB/Makefile" TREE="$STEPS" OUT="$STEPS_OUT" ARCH=x86_64 CONFIGS="base x86_64 debug confidential lint" config ||
 		return 1
 	lint_objects > "$STEPS_OUT/objects"
 	# Who compiled a file before has seen its warnings: compile it now.
@@ -56,8 +62,9 @@ lint_warnings()
 lint_commit()
 {
 	_commit=$(tgit rev-parse "$1") _lint_name=$2
-	# By its files: a reworded commit is none to compile again. The whole series says which files are looked at.
-	WARNINGS=$STEPS_OUT/warnings-$(tgit rev-parse "$1^{tree}")-$(series_touched AM | cksum | cut -d' ' -f1)${3:+-built}
+	# By the files that are compiled: a commit that was reworded is none to compile again.
+	# shellcheck disable=SC2046 # a list of files
+	WARNINGS=$STEPS_OUT/warnings-$(tgit ls-tree -r "$1" -- $(lint_files) | cksum | cut -d' ' -f1)${3:+-built}
 	[ ! -e "$WARNINGS" ] || return 0
 	step "lint-$_lint_name" "$_lint_name" 0 lint_build "$_commit" ${3:+"$3"} || return 1
 	lint_warnings "$LOGS/lint-$_lint_name.log" > "$WARNINGS.new"

@@ -95,11 +95,11 @@ have_tree()
 	[ -e "$TREE" ] || cmd_tree
 }
 
-# Debian's .gitignore hides every new file from git status, so ask for the untracked ones apart. The mm selftests'
-# makefile leaves two files in the source.
+# Debian's .gitignore hides every new file from git status, so ask for the untracked ones apart: but for what is built, in
+# wb-*, and two files that the mm selftests' makefile leaves in the source.
 tree_clean()
 {
-	[ -z "$(tgit status --porcelain -uno; tgit ls-files --others -x local_config.h_gen -x local_config.mk)" ]
+	[ -z "$(tgit status --porcelain -uno; tgit ls-files --others -x '/wb-*' -x local_config.h_gen -x local_config.mk)" ]
 }
 
 cmd_tree()
@@ -131,7 +131,7 @@ cmd_tree()
 	fi
 	# Only files that differ are written, so that the next build is incremental.
 	tgit checkout -q -f -B series refs/wb/next
-	tgit clean -q -f -d -x
+	tgit clean -q -f -d -x -e '/wb-*'
 	tgit update-ref refs/wb/laid HEAD
 	note "build/linux: $(tgit rev-list --count base..HEAD) patches on $(tgit log -1 --format=%s base)"
 }

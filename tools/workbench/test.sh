@@ -5,21 +5,42 @@
 
 RESULTS=$BUILD/results
 
-# The selftests that the table needs.
+machines()
+{
+	awk '$1 == "machine" { print $2 }' "$WB/tests"
+}
+
+# tests_of MACHINE: its lines of the table, without the field MACHINES.
+tests_of()
+{
+	awk -v machine="$1" '
+		function fits(list,	part, n, i) {
+			n = split(list, part, ",")
+			for (i = 1; i <= n; i++) {
+				gsub(/[*]/, ".*", part[i])
+				gsub(/[?]/, ".", part[i])
+				if (machine ~ "^" part[i] "$")
+					return 1
+			}
+			return 0
+		}
+		/^(test|kunit|skip|gives|shows)/ && fits($3) {
+			kind = $1
+			name = $2
+			sub(/^[^ \t]+[ \t]+[^ \t]+[ \t]+[^ \t]+[ \t]+/, "")
+			print kind, name, $0
+		}' "$WB/tests"
+}
+
+# The selftests that the machines of an architecture need.
 test_programs()
 {
-	awk '$1 == "test" && $7 ~ /\// && !seen[$7]++ { print $7 }' "$WB/tests"
-}
-
-# test_lines IPC NPT: the table's lines for a machine.
-test_lines()
-{
-	awk -v ipc="$1" -v npt="$2" '($1 == "test" || $1 == "kunit") && index($3, ipc) && index($4, npt)' "$WB/tests"
-}
-
-kvm_has_parameter()
-{
-	grep -q gmem_in_place_conversion "$OUT/arch/x86/kvm/kvm.ko"
+	for _machine in $(machines); do
+		_kernel=$(awk -v machine="$_machine" '$1 == "machine" && $2 == machine { print $3 }' "$WB/tests")
+		if [ "$(kernel_take "$_kernel"; echo "$KARCH")" = "$1" ]; then
+			tests_of "$_machine"
+		fi
+	done | awk '$1 == "test" && $5 ~ /\// && !seen[$5]++ { print $5 }'
 }
 
 # A run gathers its results in a folder of its own; at its end that becomes build/results.
@@ -62,18 +83,22 @@ stage()
 	fi
 }
 
-# matrix_boot IPC NPT: plan and boot one machine; everything it needs comes from the table.
-matrix_boot()
+# machine_boot MACHINE DIR [TEST]: plan and boot it in this folder; everything it needs comes from the table.
+machine_boot()
 {
-	if kvm_has_parameter; then
-		vm_kvm "$2" "kvm.gmem_in_place_conversion=$1"
-	else
-		vm_kvm "$2"
-	fi
-	test_lines "$1" "$2" > "$VM/tests"
-	vm_mem=$(awk '$5 > max { max = $5 } END { print max }' "$VM/tests")
-	vm_time=$(awk '{ sum += $6 } END { print sum + 60 }' "$VM/tests")
-	while read -r _kind _name _ipc _npt _mib _secs _program _args; do
+	# shellcheck disable=SC2046 # the fields of the line
+	set -- "$1" "$2" "${3:-}" $(awk -v name="$1" '$1 == "machine" && $2 == name { $1 = $2 = ""; print }' "$WB/tests")
+	[ $# -gt 3 ] || die "no machine '$1': the file tests has $(machines | tr '\n' ' ')"
+	tests_of "$1" > "$2/table"
+	awk -v only="$3" '($1 == "test" || $1 == "kunit") && (only == "" || $2 == only)' "$2/table" > "$2/tests"
+	kernel_take "$4"
+	have_kernel
+	vm_new "$2"
+	shift 4
+	vm_kvm "$@"
+	vm_mem=$(awk '$3 > max { max = $3 } END { print max }' "$VM/tests")
+	vm_time=$(awk '{ sum += $4 } END { print sum + 120 }' "$VM/tests")
+	while read -r _kind _name _mib _secs _program _args; do
 		vm_plan mark "$_name"
 		case $_kind:$_program in
 		kunit:*)
@@ -81,8 +106,8 @@ matrix_boot()
 			vm_plan kunit "$_name" "$_program"
 			continue ;;
 		*:gmem-vmm)
-			_file=$OUT/gmem-vmm/gmem-vmm ;;
-		*)	_file=$OUT/selftests/$_program ;;
+			_file=$ARCH_OUT/gmem-vmm/gmem-vmm ;;
+		*)	_file=$ARCH_OUT/selftests/$_program ;;
 		esac
 		vm_file "$_file"
 		# shellcheck disable=SC2086 # a list of arguments
@@ -92,36 +117,41 @@ matrix_boot()
 	vm_run
 }
 
-# test_judge MACHINE IPC NPT NAME: a test's results to the summary, and its KTAP file.
+# test_judge MACHINE NAME: a test's results to the summary, and its KTAP file.
 test_judge()
 {
-	_status=$(awk -v name="$4" '$1 == "exit" && $2 == name { print $3 }' "$VM/verdict")
-	_splat=$(sed -n "s/^splat $4 //p" "$VM/verdict" | head -n 1)
-	awk -f "$WB/ktap.awk" -v machine="$1" -v ipc="$2" -v npt="$3" -v test="$4" -v status="$_status" \
-		-v splat="$_splat" "$WB/tests" "$VM/$4" > "$VM/results"
+	_status=$(awk -v name="$2" '$1 == "exit" && $2 == name { print $3 }' "$VM/verdict")
+	_splat=$(sed -n "s/^splat $2 //p" "$VM/verdict" | head -n 1)
+	awk -f "$WB/ktap.awk" -v machine="$1" -v test="$2" -v status="$_status" -v splat="$_splat" \
+		"$VM/table" "$VM/$2" > "$VM/results"
 	cat "$VM/results" >> "$RUN/summary"
 	_ok='ok' _skip=''
 	! grep -q '^fail ' "$VM/results" || _ok='not ok'
 	grep -q '^pass ' "$VM/results" || [ "$_ok" != ok ] || _skip=' # SKIP'
 	{
 		printf 'KTAP version 1\n1..1\n'
-		sed 's/^/# /' "$VM/$4"
+		sed 's/^/# /' "$VM/$2"
 		sed 's/^/# result: /' "$VM/results"
-		echo "$_ok 1 $4$_skip"
-	} > "$VM/$4.ktap"
-	printf '      %-32s %s\n' "$4" "$(awk '{ n[$1]++ } END {
+		echo "$_ok 1 $2$_skip"
+	} > "$VM/$2.ktap"
+	printf '      %-36s %s\n' "$2" "$(awk '{ n[$1]++ } END {
 		printf "%d passed, %d failed, %d skipped", n["pass"], n["fail"], n["skip"] }' "$VM/results")"
+	_shows=$(sed -n "s/^shows $2 //p" "$VM/table")
+	[ -z "$_shows" ] || awk -v shows="$_shows" '$0 ~ shows { print "        " $0 }' "$VM/$2"
 }
 
-# matrix_judge MACHINE IPC NPT
-matrix_judge()
+# machine_judge MACHINE: what came of it, in its folder of the run.
+machine_judge()
 {
+	VM=$RUN/$1
+	note "machine $1"
+	touch "$VM/verdict" "$VM/output"
 	while read -r _kind _name _rest; do
 		: > "$VM/$_name"
 	done < "$VM/tests"
-	awk -v dir="$VM" '/^\036/ { file = dir "/" substr($0, 2); next } file != "" { print > file }' "$VM/output" || :
+	awk -v dir="$VM" '/^\036/ { file = dir "/" substr($0, 2); next } file != "" { print > file }' "$VM/output"
 	while read -r _kind _name _rest; do
-		test_judge "$1" "$2" "$3" "$_name"
+		test_judge "$1" "$_name"
 	done < "$VM/tests"
 	_ended=$(vm_ended "$RESULTS/$1") || {
 		record fail "$1: $(echo "$_ended" | head -n 1)"
@@ -129,26 +159,36 @@ matrix_judge()
 	}
 }
 
-run_matrix()
+# machines_boot MACHINE...: as many at a time as there are processors; each lane takes the next that none has taken.
+machines_boot()
 {
-	for _ipc in 0 1; do
-		[ $_ipc -eq 0 ] || kvm_has_parameter || continue
-		for _npt in 1 0; do
-			_machine=ipc$_ipc-npt$_npt
-			vm_new
-			step boot-$_machine "machine with gmem_in_place_conversion=$_ipc, nested paging $_npt" 0 \
-				matrix_boot $_ipc $_npt || :
-			matrix_judge $_machine $_ipc $_npt
-			mv "$VM" "$RUN/$_machine"
-		done
+	_lane=0
+	while [ $((_lane += 1)) -le "$JOBS" ]; do
+		for _machine; do
+			mkdir "$RUN/$_machine" 2> /dev/null || continue
+			(machine_boot "$_machine" "$RUN/$_machine") || echo "$_machine: exit status $?"
+			echo "  ENDED $_machine"
+		done &
+	done
+	wait
+}
+
+run_machines()
+{
+	# The probe, if it takes one, before machines ask for its result at the same time.
+	vm_accel > /dev/null
+	step machines "$# machines" $# machines_boot "$@"
+	for _judged; do
+		machine_judge "$_judged"
 	done
 }
 
 cmd_matrix()
 {
-	have_kernel
+	# shellcheck disable=SC2046 # a list of machines
+	[ $# -gt 0 ] || set -- $(machines)
 	run_new
-	run_matrix
+	run_machines "$@"
 	run_end
 }
 
@@ -161,10 +201,11 @@ cmd_test()
 	say "Checking the series"
 	stage "series: patches, top-level files and tree agree" cmd_check || :
 	stage "series: checkpatch --strict" cmd_checkpatch || :
-	if stage "build" cmd_build; then
+	# shellcheck disable=SC2046 # lists of kernels and machines
+	if stage "build" cmd_build $(kernel_names); then
 		stage "series: sparse and W=1" cmd_lint || :
 		say "Booting"
-		run_matrix
+		run_machines $(machines)
 	fi
 	note "the whole run took $(elapsed "$_began")"
 	run_end
@@ -185,7 +226,7 @@ cmd_selftest()
 	done
 	[ -n "$_test" ] || die "selftest: no $1.c in tools/testing/selftests, kvm/ or kvm/x86/ there"
 	shift
-	cmd_build "$_test"
+	kernel_build x86_64 "$_test"
 	# shellcheck disable=SC2086 # a list of options
 	cmd_boot $_params "$OUT/selftests/$_test" "$@"
 }
