@@ -60,6 +60,14 @@ kernel_copy()
 	mv "$OUT.new" "$OUT"
 }
 
+# objtool's makefile uses absolute paths, so objtool is made anew in a copy, which is no reason to make anew all that it
+# has had its hands on.
+objtool_keep()
+{
+	make -C "$KTREE" O="$OUT" ARCH="$KARCH" -j "$JOBS" prepare || return 1
+	find "$OUT/tools/objtool" -exec touch -r "$ARCH_OUT/tools/objtool/objtool" {} +
+}
+
 # kernel_build NAME [SELFTEST...]
 kernel_build()
 {
@@ -67,13 +75,17 @@ kernel_build()
 	shift
 	hold build
 	say "Building the kernel $KERNEL"
+	_copied=
 	if [ ! -e "$OUT" ]; then
 		need_disk "$BUILD" 4000 "the kernel build"
-		[ "$KERNEL" = "$KARCH" ] ||
+		if [ "$KERNEL" != "$KARCH" ]; then
 			step "copy-$KERNEL" "copy of what is built" 0 kernel_copy || die "cannot copy a kernel"
+			_copied=1
+		fi
 	fi
 	[ ! -e "$OUT/$IMAGE" ] || KSTEPS=0
 	step "config-$KERNEL" "config" 0 kernel_make config || die "the kernel configuration failed"
+	[ -z "$_copied" ] || step "objtool-$KERNEL" "objtool" 0 objtool_keep || die "objtool does not build"
 	step "kernel-$KERNEL" "kernel" "$KSTEPS" kernel_make kernel || die "the kernel does not build"
 	if [ "$KERNEL" = "$KARCH" ]; then
 		step "selftests-$KARCH" "selftests" 0 kernel_make selftests init TESTS="$*" ||
