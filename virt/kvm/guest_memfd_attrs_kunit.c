@@ -48,9 +48,7 @@ struct kvm_gmem_attrs_test {
 	struct kvm_gmem_attrs_update updates[MAX_UPDATES];
 };
 
-static const u64 kvm_gmem_attrs_test_values[] = {
-	0, PRIVATE, OTHER, PRIVATE | OTHER
-};
+static const u64 kvm_gmem_attrs_test_values[] = { 0, PRIVATE, OTHER, PRIVATE | OTHER };
 
 static int kvm_gmem_attrs_test_init(struct kunit *test)
 {

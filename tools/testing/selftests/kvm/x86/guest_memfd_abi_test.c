@@ -9,6 +9,7 @@
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "gmem_vm.h"
@@ -71,17 +72,22 @@ static struct kvm_memory_attributes2 range(u64 offset, u64 size, u64 attributes)
 
 /* What holds whether in-place conversion is on or off. */
 FIXTURE(mode) {
-	bool per_vm;		/* there is per-VM tracking to choose */
+	bool choice;		/* there is a parameter to choose with */
 	bool in_place;
 	bool sw_protected;
 };
 
 FIXTURE_SETUP(mode)
 {
-	/* Without per-VM tracking, nothing is left to choose. */
-	self->per_vm = !access(PARAM_FILE, R_OK);
-	self->in_place = !self->per_vm ||
-			 get_kvm_param_bool("gmem_in_place_conversion");
+	/*
+	 * Nothing is left to choose without per-VM tracking, nor in a kernel that
+	 * has nothing else: it's the capability that tells one from the other.
+	 */
+	self->choice = !access(PARAM_FILE, R_OK);
+	if (self->choice)
+		self->in_place = get_kvm_param_bool("gmem_in_place_conversion");
+	else
+		self->in_place = kvm_check_cap(KVM_CAP_GUEST_MEMFD_MEMORY_ATTRIBUTES);
 	self->sw_protected = kvm_check_cap(KVM_CAP_VM_TYPES) &
 			     BIT(KVM_X86_SW_PROTECTED_VM);
 }
@@ -119,6 +125,18 @@ TEST_F(mode, one_capability_or_the_other)
 	kvm_vm_free(vm);
 }
 
+/* One choice for the module's life, that anybody can read. */
+TEST_F(mode, parameter_is_read_only)
+{
+	struct stat st;
+
+	if (!self->choice)
+		SKIP(return, "no kvm.gmem_in_place_conversion to choose with");
+
+	ASSERT_EQ(0, stat(PARAM_FILE, &st));
+	ASSERT_EQ(0444, st.st_mode & 07777);
+}
+
 TEST_F(mode, vm_ioctl)
 {
 	struct kvm_memory_attributes attrs = {
@@ -134,10 +152,10 @@ TEST_F(mode, vm_ioctl)
 
 	vm = create_vm(true);
 	r = __vm_ioctl(vm, KVM_SET_MEMORY_ATTRIBUTES, &attrs) ? errno : 0;
-	if (!self->per_vm)
-		expected = ENOTTY;
+	if (!self->in_place)
+		expected = 0;
 	else
-		expected = self->in_place ? EINVAL : 0;
+		expected = self->choice ? EINVAL : ENOTTY;
 	ASSERT_EQ(expected, r);
 
 	/* The ioctl of the file is none of the VM. */
@@ -460,7 +478,7 @@ TEST_F(abi, busy_page)
 						    PRIVATE);
 	struct gmem_vm *g = &self->g;
 	struct kvm_memory_attributes2 expected;
-	int pin;
+	int pin, i;
 
 	if (!gmem_vm_can_pin())
 		SKIP(return, "CONFIG_GUP_TEST is not enabled");
@@ -475,6 +493,8 @@ TEST_F(abi, busy_page)
 	expected.error_offset = 5 * PAGE_SIZE;
 	ASSERT_EQ(EAGAIN, set_attrs(g->fd, &attrs));
 	ASSERT_EQ(0, memcmp(&attrs, &expected, sizeof(attrs)));
+	for (i = 0; i < NR_PAGES; i++)
+		ASSERT_EQ(i != 8 && i != 9, gmem_vm_host_can_access(g, i));
 
 	/* What is wrong with the request is found first. */
 	attrs.flags = 1;
@@ -488,6 +508,33 @@ TEST_F(abi, busy_page)
 	EXPECT_UNTOUCHED(0, g->fd, &attrs);
 	ASSERT_TRUE(all_shared(g));
 	kvm_close(pin);
+}
+
+/*
+ * The struct may be in memory that it is about, as long as that is shared: even
+ * in the very page that is in the way, and is unmapped to find out.
+ */
+TEST_F(abi, struct_in_the_file)
+{
+	struct gmem_vm *g = &self->g;
+	struct kvm_memory_attributes2 *attrs = (void *)gmem_vm_hva(g, 5);
+	int pin;
+
+	if (gmem_vm_can_pin()) {
+		*attrs = range(0, DATA_SIZE, PRIVATE);
+		pin = gmem_vm_pin(g, 5, 1);
+		ASSERT_LE(0, pin);
+		ASSERT_EQ(EAGAIN, set_attrs(g->fd, attrs));
+		ASSERT_EQ(5 * PAGE_SIZE, attrs->error_offset);
+		kvm_close(pin);
+	}
+
+	*attrs = range(0, DATA_SIZE, PRIVATE);
+	ASSERT_EQ(0, set_attrs(g->fd, attrs));
+	ASSERT_FALSE(gmem_vm_host_can_access(g, 5));
+	ASSERT_EQ(EFAULT, set_attrs(g->fd, attrs));
+	gmem_set_shared(g->fd, 0, DATA_SIZE);
+	ASSERT_EQ(GARBAGE, attrs->error_offset);
 }
 
 TEST_HARNESS_MAIN

@@ -18,9 +18,11 @@
 #include <linux/falloc.h>
 
 #include "gmem_vm.h"
+#include "hwpoison.h"
 #include "kvm_util.h"
 #include "processor.h"
 #include "test_util.h"
+#include "userfaultfd_util.h"
 #include "kselftest_harness.h"
 
 #define PRIVATE		KVM_MEMORY_ATTRIBUTE_PRIVATE
@@ -167,6 +169,57 @@ TEST_F_TIMEOUT(alloc, every_failure_changes_nothing, 300)
 	ASSERT_LT(0, nr_failed);
 }
 
+/* Only who has something to store needs memory, and that is seen to first. */
+TEST_F(alloc, comes_after_nothing_to_do_and_before_pages)
+{
+	struct gmem_vm *g = &self->g;
+	int error_page, pin = -1, i, k, r = 0;
+	u64 pfn = 0;
+
+	for (i = 0; i < 2; i++) {
+		fail_from_now_on(self->fail_nth, 1);
+		ASSERT_EQ(0, convert(g, 10 + i, 1, i ? PRIVATE : 0, &error_page));
+		ASSERT_FALSE(has_failed(self->fail_nth));
+	}
+
+	*gmem_vm_hva(g, 20) = 1;
+	*gmem_vm_hva(g, 30) = 1;
+	if (gmem_vm_can_pin()) {
+		pin = gmem_vm_pin(g, 20, 1);
+		ASSERT_LE(0, pin);
+	}
+	if (!hwpoison_unsupported()) {
+		pfn = gmem_vm_host_pfn(g, 30);
+		ASSERT_EQ(0, gmem_vm_poison(g, 30));
+	}
+
+	/* Slabs have a stock of what several ranges take, but not of it all. */
+	for (i = 20; i <= 30; i += 10) {
+		for (k = 1; k < 10; k++) {
+			fail_from_now_on(self->fail_nth, 1);
+			r = convert(g, i - k, 2 * k, PRIVATE, &error_page);
+			if (has_failed(self->fail_nth))
+				break;
+		}
+		ASSERT_EQ(ENOMEM, r);
+		ASSERT_EQ(i - k, error_page);
+	}
+
+	/* They were in the way. */
+	if (pin >= 0) {
+		ASSERT_EQ(EAGAIN, convert(g, 15, 10, PRIVATE, &error_page));
+		ASSERT_EQ(20, error_page);
+		kvm_close(pin);
+	}
+	if (pfn) {
+		ASSERT_EQ(EHWPOISON, convert(g, 25, 10, PRIVATE, &error_page));
+		ASSERT_EQ(30, error_page);
+		kvm_fallocate(g->fd, FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE,
+			      30 * PAGE_SIZE, PAGE_SIZE);
+		hwpoison_unpoison(pfn);
+	}
+}
+
 TEST_F(alloc, creation)
 {
 	struct gmem_vm *g = &self->g;
@@ -269,6 +322,113 @@ TEST_F_TIMEOUT(signals, interruption_changes_nothing, 300)
 	ASSERT_LT(0, nr_interrupted);
 }
 
+/*
+ * A signal that is pending when the request begins: sent while the kernel waits
+ * for the page that the struct is in.
+ */
+static struct {
+	pthread_t caller;
+	struct kvm_memory_attributes2 *page;
+	char contents[PAGE_SIZE];
+} pending;
+
+static int signal_and_resolve(int uffd_mode, int uffd, struct uffd_msg *msg)
+{
+	struct uffdio_copy copy = {
+		.dst = (u64)pending.page,
+		.src = (u64)pending.contents,
+		.len = PAGE_SIZE,
+	};
+
+	/* With a signal pending, the kernel tries again and again meanwhile. */
+	pthread_kill(pending.caller, SIGALRM);
+	return ioctl(uffd, UFFDIO_COPY, &copy) && errno != EEXIST ? -1 : 0;
+}
+
+static int convert_with_signal_pending(struct gmem_vm *g, int page, int nr,
+				       u64 attributes, int *error_page)
+{
+	struct kvm_memory_attributes2 *attrs = (void *)pending.contents;
+	struct uffd_desc *uffd;
+	int r;
+
+	pending.caller = pthread_self();
+	pending.page = kvm_mmap(PAGE_SIZE, PROT_READ | PROT_WRITE,
+				MAP_PRIVATE | MAP_ANONYMOUS, -1);
+	*attrs = (struct kvm_memory_attributes2) {
+		.offset = page * PAGE_SIZE,
+		.size = nr * PAGE_SIZE,
+		.attributes = attributes,
+		.error_offset = GARBAGE,
+	};
+
+	uffd = uffd_setup_demand_paging(UFFDIO_REGISTER_MODE_MISSING, 0,
+					pending.page, PAGE_SIZE, 1,
+					signal_and_resolve);
+	r = ioctl(g->fd, KVM_SET_MEMORY_ATTRIBUTES2, pending.page) ? errno : 0;
+	uffd_stop_demand_paging(uffd);
+
+	*error_page = pending.page->error_offset == GARBAGE ? -1 :
+		      pending.page->error_offset / PAGE_SIZE;
+	kvm_munmap(pending.page, PAGE_SIZE);
+	return r;
+}
+
+static int count_private(struct gmem_vm *g, int nr)
+{
+	int i, nr_private = 0;
+
+	for (i = 0; i < nr; i++)
+		nr_private += !gmem_vm_host_can_access(g, i);
+	return nr_private;
+}
+
+TEST_F_TIMEOUT(signals, pending_from_the_start, 120)
+{
+	struct gmem_vm *g = &self->g;
+	int error_page, pin, i;
+
+	i = syscall(__NR_userfaultfd, O_CLOEXEC);
+	if (i < 0)
+		SKIP(return, "no userfaultfd");
+	close(i);
+
+	kvm_fallocate(g->fd, FALLOC_FL_KEEP_SIZE, 0, SIGNAL_PAGES * PAGE_SIZE);
+
+	/* What is short is better completed, what is done is done. */
+	ASSERT_EQ(0, convert_with_signal_pending(g, 8, 8, PRIVATE, &error_page));
+	ASSERT_EQ(8, count_private(g, 16));
+	ASSERT_EQ(0, convert_with_signal_pending(g, 8, 8, PRIVATE, &error_page));
+	ASSERT_EQ(0, convert_with_signal_pending(g, 8, 8, 0, &error_page));
+	ASSERT_EQ(0, convert_with_signal_pending(g, 0, SIGNAL_PAGES, 0, &error_page));
+	ASSERT_EQ(-1, error_page);
+
+	/* To private it's the pages that take long, to shared the ranges. */
+	ASSERT_EQ(EINTR, convert_with_signal_pending(g, 0, SIGNAL_PAGES, PRIVATE,
+						     &error_page));
+	ASSERT_EQ(-1, error_page);
+	ASSERT_TRUE(all_shared(g, 0, SIGNAL_PAGES));
+	for (i = 1; i < 256; i += 2)
+		gmem_set_private(g->fd, i * PAGE_SIZE, PAGE_SIZE);
+	ASSERT_EQ(EINTR, convert_with_signal_pending(g, 0, 256, 0, &error_page));
+	ASSERT_EQ(-1, error_page);
+	ASSERT_EQ(128, count_private(g, 256));
+	gmem_set_shared(g->fd, 0, 256 * PAGE_SIZE);
+
+	/* It comes before a page in use, be that the first. */
+	if (!gmem_vm_can_pin())
+		return;
+	for (i = 0; i < SIGNAL_PAGES; i += SIGNAL_PAGES - 1) {
+		pin = gmem_vm_pin(g, i, 1);
+		ASSERT_LE(0, pin);
+		ASSERT_EQ(EINTR, convert_with_signal_pending(g, 0, SIGNAL_PAGES,
+							     PRIVATE, &error_page));
+		ASSERT_EQ(-1, error_page);
+		kvm_close(pin);
+	}
+	ASSERT_TRUE(all_shared(g, 0, SIGNAL_PAGES));
+}
+
 /* Waiting for a page in use is the one thing that takes long on small ranges. */
 TEST_F(signals, end_a_wait)
 {
@@ -279,7 +439,6 @@ TEST_F(signals, end_a_wait)
 	if (!gmem_vm_can_pin())
 		SKIP(return, "CONFIG_GUP_TEST is not enabled");
 
-	/* Each time another page: what has been found busy once is known. */
 	for (i = 3; i < 7; i++) {
 		*gmem_vm_hva(g, i) = 1;
 		pin = gmem_vm_pin(g, i, 1);

@@ -5,6 +5,9 @@
  */
 #include <errno.h>
 #include <fcntl.h>
+#include <pthread.h>
+#include <setjmp.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -101,15 +104,25 @@ TEST_F(conversion, punch_hole_keeps_the_attribute)
 
 	gmem_set_private(g->fd, 0, PAGE_SIZE);
 	gmem_vm_write(g, 0, 0x1111);
+	*gmem_vm_hva(g, 1) = 0x2222;
+	ASSERT_EQ(0x2222, gmem_vm_read(g, 1));
 
 	kvm_fallocate(g->fd, FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE, 0,
 		      DATA_SIZE);
 	ASSERT_FALSE(gmem_vm_host_can_access(g, 0));
 	ASSERT_EQ(0, gmem_vm_read(g, 0));
+	ASSERT_EQ(0, *gmem_vm_hva(g, 1));
+	ASSERT_EQ(0, gmem_vm_read(g, 1));
 
 	kvm_fallocate(g->fd, FALLOC_FL_KEEP_SIZE, 0, DATA_SIZE);
 	ASSERT_FALSE(gmem_vm_host_can_access(g, 0));
 	ASSERT_TRUE(gmem_vm_host_can_access(g, 1));
+
+	/* Nor does it matter who is to be the first to see the new page. */
+	kvm_fallocate(g->fd, FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE, 0,
+		      DATA_SIZE);
+	gmem_set_shared(g->fd, 0, PAGE_SIZE);
+	ASSERT_EQ(0, *gmem_vm_hva(g, 0));
 }
 
 /* A page in use is named, the rest of the range is left as it was. */
@@ -126,7 +139,6 @@ TEST_F(conversion, pinned_page_is_busy)
 	pin = gmem_vm_pin(g, 5, 1);
 	ASSERT_LE(0, pin);
 
-	/* Once, and once more for the verdict that has been remembered. */
 	for (i = 0; i < 2; i++) {
 		ASSERT_EQ(-1, __gmem_set_attributes(g->fd, 2 * PAGE_SIZE,
 						    8 * PAGE_SIZE,
@@ -168,6 +180,133 @@ TEST_F(conversion, private_page_cannot_be_pinned)
 	pin = gmem_vm_pin(g, 0, 1);
 	ASSERT_LE(0, pin);
 	kvm_close(pin);
+}
+
+/*
+ * What the guest has mapped goes, either way, and however many pages, ranges of
+ * pages and memslots that is: once for all of them.
+ */
+TEST_F(conversion, zaps_and_flushes_once)
+{
+	struct gmem_vm *g = &self->g;
+	u64 attributes, flushes, faults;
+	int i, page, nr_changed;
+
+	vm_set_user_memory_region2(g->vm, GMEM_VM_SLOT, KVM_MEM_GUEST_MEMFD,
+				   GMEM_VM_GPA, 0, NULL, g->fd, 0);
+	for (i = 0; i < 2; i++)
+		vm_set_user_memory_region2(g->vm, GMEM_VM_SLOT + i,
+					   KVM_MEM_GUEST_MEMFD,
+					   GMEM_VM_GPA + i * DATA_SIZE / 2,
+					   DATA_SIZE / 2, g->mem, g->fd,
+					   i * DATA_SIZE / 2);
+
+	for (i = 0; i < 4; i++) {
+		attributes = i & 1 ? 0 : KVM_MEMORY_ATTRIBUTE_PRIVATE;
+		nr_changed = NR_PAGES;
+		for (page = 1; page < NR_PAGES; page += 3) {
+			gmem_set_attributes(g->fd, page * PAGE_SIZE, PAGE_SIZE,
+					    attributes);
+			nr_changed--;
+		}
+		for (page = 0; page < NR_PAGES; page++)
+			gmem_vm_read(g, page);
+
+		flushes = vm_get_stat(g->vm, remote_tlb_flush_requests);
+		gmem_set_attributes(g->fd, 0, DATA_SIZE, attributes);
+		ASSERT_EQ(flushes + 1, vm_get_stat(g->vm, remote_tlb_flush_requests));
+
+		faults = vcpu_get_stat(g->vcpu, pf_taken);
+		for (page = 0; page < NR_PAGES; page++)
+			gmem_vm_read(g, page);
+		ASSERT_LE(faults + nr_changed, vcpu_get_stat(g->vcpu, pf_taken));
+	}
+}
+
+static struct {
+	sigjmp_buf sigbus;
+	u64 *hva;
+	bool stop;
+	u64 nr_written;
+} writer;
+
+static void writer_sigbus(int sig)
+{
+	siglongjmp(writer.sigbus, 1);
+}
+
+/* Goes on with a translation that it has, for as long as that works. */
+static void *write_until_stopped(void *arg)
+{
+	sigsetjmp(writer.sigbus, 1);
+
+	while (!READ_ONCE(writer.stop)) {
+		WRITE_ONCE(*writer.hva, writer.nr_written);
+		WRITE_ONCE(writer.nr_written, writer.nr_written + 1);
+	}
+	return NULL;
+}
+
+/* When the call returns, no CPU can write to the page any more. */
+TEST_F(conversion, host_is_out_once_private)
+{
+	struct sigaction sa = { .sa_handler = writer_sigbus };
+	struct gmem_vm *g = &self->g;
+	pthread_t thread;
+	u64 value, last;
+	int round, i;
+
+	sigaction(SIGBUS, &sa, NULL);
+	writer.hva = gmem_vm_hva(g, 3);
+	kvm_pthread_create(&thread, NULL, write_until_stopped, NULL);
+
+	for (round = 0; round < 100; round++) {
+		last = READ_ONCE(writer.nr_written);
+		for (i = 0; i < 10000 && READ_ONCE(writer.nr_written) < last + 10; i++)
+			usleep(100);
+		ASSERT_LT(last, READ_ONCE(writer.nr_written));
+
+		gmem_set_private(g->fd, 2 * PAGE_SIZE, 3 * PAGE_SIZE);
+		value = gmem_vm_read(g, 3);
+		usleep(1000);
+		ASSERT_EQ(value, gmem_vm_read(g, 3));
+		gmem_set_shared(g->fd, 3 * PAGE_SIZE, PAGE_SIZE);
+	}
+	WRITE_ONCE(writer.stop, true);
+	kvm_pthread_join(thread, NULL);
+}
+
+/* What is mapped ahead of time is what the page is by then. */
+TEST_F(conversion, pre_fault_follows_each_page)
+{
+	struct gmem_vm *g = &self->g;
+	struct kvm_pre_fault_memory range;
+	u64 faults;
+	int i, page;
+
+	if (!vm_check_cap(g->vm, KVM_CAP_PRE_FAULT_MEMORY))
+		SKIP(return, "no KVM_CAP_PRE_FAULT_MEMORY");
+
+	for (page = 0; page < NR_PAGES; page++)
+		*gmem_vm_hva(g, page) = 0x100 + page;
+	/* The guest's own page tables and code are not what is counted below. */
+	gmem_vm_read(g, 0);
+
+	for (i = 0; i < 3; i++) {
+		gmem_set_private(g->fd, (4 + i) * PAGE_SIZE, 6 * PAGE_SIZE);
+		range = (struct kvm_pre_fault_memory) {
+			.gpa = GMEM_VM_GPA,
+			.size = DATA_SIZE,
+		};
+		while (range.size)
+			vcpu_ioctl(g->vcpu, KVM_PRE_FAULT_MEMORY, &range);
+
+		faults = vcpu_get_stat(g->vcpu, pf_taken);
+		for (page = 0; page < NR_PAGES; page++)
+			ASSERT_EQ(0x100 + page, gmem_vm_read(g, page));
+		ASSERT_EQ(faults, vcpu_get_stat(g->vcpu, pf_taken));
+		gmem_set_shared(g->fd, 5 * PAGE_SIZE, 3 * PAGE_SIZE);
+	}
 }
 
 /* Each page is fresh, i.e. an LRU cache holds a reference, when it flips. */

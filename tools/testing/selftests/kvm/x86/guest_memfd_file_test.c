@@ -10,12 +10,17 @@
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
+#include <linux/falloc.h>
+#include <linux/kernel-page-flags.h>
 #include <linux/sizes.h>
 
 #include "gmem_vm.h"
+#include "hwpoison.h"
 #include "kvm_util.h"
+#include "numaif.h"
 #include "processor.h"
 #include "test_util.h"
 #include "kselftest_harness.h"
@@ -200,6 +205,164 @@ TEST_F(file, memslots_come_and_go)
 	/* And the guest follows into shared memory. */
 	*gmem_vm_hva(g, 5) = 0x500;
 	ASSERT_EQ(0x500, gmem_vm_read(g, 13));
+}
+
+/* What the host does to its mapping is no concern of the guest's. */
+TEST_F(file, host_mappings_come_and_go)
+{
+	struct gmem_vm *g = &self->g;
+	u64 faults;
+	int i;
+
+	gmem_set_private(g->fd, 0, 4 * PAGE_SIZE);
+	for (i = 0; i < NR_PAGES; i++)
+		ASSERT_EQ(0x100 + i, gmem_vm_write(g, i, 0x100 + i));
+
+	faults = vcpu_get_stat(g->vcpu, pf_taken);
+	kvm_madvise(g->mem, DATA_SIZE, MADV_DONTNEED);
+	ASSERT_EQ(0, mprotect(g->mem, DATA_SIZE, PROT_READ));
+	kvm_munmap(g->mem, DATA_SIZE);
+	for (i = 0; i < NR_PAGES; i++)
+		ASSERT_EQ(0x100 + i, gmem_vm_read(g, i));
+	ASSERT_EQ(faults, vcpu_get_stat(g->vcpu, pf_taken));
+
+	g->mem = kvm_mmap(DATA_SIZE, PROT_READ | PROT_WRITE, MAP_SHARED, g->fd);
+	for (i = 0; i < NR_PAGES; i++)
+		ASSERT_EQ(i >= 4, gmem_vm_host_can_access(g, i));
+}
+
+/* Read-only memory, or a log of writes, is not to be had of a guest_memfd. */
+TEST_F(file, memslot_flags)
+{
+	const u32 flags[] = { KVM_MEM_LOG_DIRTY_PAGES, KVM_MEM_READONLY };
+	struct gmem_vm *g = &self->g;
+	int i;
+
+	set_slot(g, GMEM_VM_SLOT, 0, 0, 0);
+	for (i = 0; i < ARRAY_SIZE(flags); i++) {
+		ASSERT_EQ(-1, __vm_set_user_memory_region2(g->vm, GMEM_VM_SLOT,
+							   KVM_MEM_GUEST_MEMFD | flags[i],
+							   GMEM_VM_GPA, DATA_SIZE,
+							   g->mem, g->fd, 0));
+		ASSERT_EQ(EINVAL, errno);
+	}
+	set_slot(g, GMEM_VM_SLOT, 0, NR_PAGES, 0);
+}
+
+/* Empty but for its ends, and all of it the guest's: a matter of two pages. */
+TEST_F(file, huge_memslot)
+{
+	const u64 size = 1ull << 38, gpa = size;
+	struct gmem_vm *g = &self->g;
+	struct timespec start;
+	char *mem;
+	int fd, i;
+
+	fd = vm_create_guest_memfd(g->vm, size, GUEST_MEMFD_FLAG_MMAP |
+						GUEST_MEMFD_FLAG_INIT_SHARED);
+	mem = kvm_mmap(size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, fd);
+	vm_set_user_memory_region2(g->vm, GMEM_VM_SLOT + 1, KVM_MEM_GUEST_MEMFD,
+				   gpa, size, mem, fd, 0);
+	mem[0] = 1;
+	mem[size - 1] = 2;
+
+	clock_gettime(CLOCK_MONOTONIC, &start);
+	for (i = 0; i < 50; i++) {
+		gmem_set_private(fd, 0, size);
+		gmem_set_shared(fd, 0, size);
+		ASSERT_EQ(1, mem[0]);
+		ASSERT_EQ(2, mem[size - 1]);
+	}
+	ASSERT_GT(10, timespec_elapsed(start).tv_sec);
+
+	vm_set_user_memory_region2(g->vm, GMEM_VM_SLOT + 1, KVM_MEM_GUEST_MEMFD,
+				   gpa, 0, mem, fd, 0);
+	kvm_munmap(mem, size);
+	kvm_close(fd);
+}
+
+/* The reclaim code is never to see them, in whichever state they are. */
+TEST_F(file, pages_stay_unevictable)
+{
+	const u64 wanted = BIT_ULL(KPF_LRU) | BIT_ULL(KPF_UNEVICTABLE);
+	struct gmem_vm *g = &self->g;
+	u64 pfn = gmem_vm_host_pfn(g, 2);
+	int i;
+
+	if (access("/proc/kpageflags", R_OK))
+		SKIP(return, "no /proc/kpageflags (CONFIG_PROC_PAGE_MONITOR)");
+
+	for (i = 0; i < 2; i++) {
+		/* Drains the LRU cache that it may still be in. */
+		gmem_set_private(g->fd, 2 * PAGE_SIZE, PAGE_SIZE);
+		ASSERT_EQ(wanted, hwpoison_page_flags(pfn) & wanted);
+		gmem_vm_write(g, 2, 0x1111);
+		ASSERT_EQ(wanted, hwpoison_page_flags(pfn) & wanted);
+
+		gmem_set_shared(g->fd, 0, DATA_SIZE);
+		ASSERT_EQ(0x1111, *gmem_vm_hva(g, 2));
+		ASSERT_EQ(wanted, hwpoison_page_flags(pfn) & wanted);
+		ASSERT_EQ(pfn, gmem_vm_host_pfn(g, 2));
+	}
+}
+
+/* The policy is the file's, and holds for who allocates a page, and as what. */
+TEST_F(file, numa_policy)
+{
+	struct gmem_vm *g = &self->g;
+	void *pages[NR_PAGES];
+	int status[NR_PAGES], i, round;
+
+	if (!is_multi_numa_node_system())
+		SKIP(return, "only one NUMA node");
+
+	for (i = 0; i < NR_PAGES; i++) {
+		const unsigned long node = BIT(i & 1);
+
+		pages[i] = gmem_vm_hva(g, i);
+		kvm_mbind(pages[i], PAGE_SIZE, MPOL_BIND, &node, 8, 0);
+	}
+
+	for (round = 0; round < 2; round++) {
+		gmem_set_private(g->fd, 0, DATA_SIZE);
+		for (i = 0; i < NR_PAGES; i++)
+			gmem_vm_write(g, i, 0x100 + i);
+		gmem_set_shared(g->fd, 0, DATA_SIZE);
+
+		for (i = 0; i < NR_PAGES; i++)
+			ASSERT_EQ(0x100 + i, *gmem_vm_hva(g, i));
+		kvm_move_pages(0, NR_PAGES, pages, NULL, status, 0);
+		for (i = 0; i < NR_PAGES; i++)
+			ASSERT_EQ(i & 1, status[i]);
+
+		kvm_fallocate(g->fd, FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE,
+			      0, DATA_SIZE);
+	}
+}
+
+/* Whoever has the file can still convert when all else of the VM is closed. */
+TEST_F(file, outlives_its_vm)
+{
+	struct gmem_vm g;
+	u64 error_offset;
+	char *mem;
+	int fd;
+
+	gmem_vm_create(&g, NR_PAGES);
+	gmem_vm_write(&g, 3, 0x1111);
+	fd = kvm_dup(g.fd);
+	gmem_vm_free(&g);
+
+	gmem_set_private(fd, 2 * PAGE_SIZE, 4 * PAGE_SIZE);
+	mem = kvm_mmap(DATA_SIZE, PROT_READ, MAP_SHARED, fd);
+	ASSERT_EQ(-1, madvise(mem, DATA_SIZE, MADV_POPULATE_READ));
+	ASSERT_EQ(-1, __gmem_set_attributes(fd, 0, DATA_SIZE + PAGE_SIZE, 0,
+					    &error_offset));
+	ASSERT_EQ(EINVAL, errno);
+	gmem_set_shared(fd, 0, DATA_SIZE);
+	ASSERT_EQ(0x1111, *(u64 *)(mem + 3 * PAGE_SIZE));
+	kvm_munmap(mem, DATA_SIZE);
+	kvm_close(fd);
 }
 
 /* Without the file, memory counts as shared and faults for want of memory. */

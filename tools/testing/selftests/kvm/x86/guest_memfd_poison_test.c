@@ -112,6 +112,10 @@ TEST_F(poison, stops_conversion_to_private)
 	ASSERT_EQ(0xaaaaaaaaaaaaaaaaull, gmem_vm_read(g, POISONED + 1));
 	ASSERT_EQ(EHWPOISON, convert(g, 0, NR_PAGES, PRIVATE, &error_page));
 	ASSERT_EQ(POISONED, error_page);
+	for (i = 0; i < NR_PAGES; i++) {
+		if (i != POISONED)
+			ASSERT_EQ(i > POISONED + 2, gmem_vm_host_can_access(g, i));
+	}
 
 	/* To shared, and where nothing changes, it is of no concern. */
 	ASSERT_EQ(0, convert(g, POISONED, 1, 0, &error_page));
