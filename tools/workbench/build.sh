@@ -50,7 +50,9 @@ kernel_copy()
 		rm -rf "$KTREE.new"
 		mkdir "$KTREE.new"
 		tar -C "$TREE" --format=posix -cf - --exclude='./wb-*' . | tar -C "$KTREE.new" -xf - || return 1
-		git -C "$KTREE.new" checkout -q -f --detach base || return 1
+		# Or else git takes all files of the copy for changed, and writes them anew.
+		git -C "$KTREE.new" update-index -q --refresh || return 1
+		git -C "$KTREE.new" checkout -q --detach base || return 1
 		mv "$KTREE.new" "$KTREE"
 	fi
 	rm -rf "$OUT.new"
