@@ -129,6 +129,9 @@ TEST_F_TIMEOUT(alloc, every_failure_changes_nothing, 300)
 	int round, nth, page, nr, i, r, error_page, nr_failed = 0;
 	bool to_private, failed;
 
+	for (i = 0; i < ALLOC_PAGES; i++)
+		gmem_vm_host_can_access(g, i);
+
 	for (round = 0; round < 100; round++) {
 		page = kvm_random_u32(&rng) % (ALLOC_PAGES - 1);
 		nr = 2 + kvm_random_u32(&rng) % min(ALLOC_PAGES - 1 - page, 40);
@@ -145,6 +148,10 @@ TEST_F_TIMEOUT(alloc, every_failure_changes_nothing, 300)
 			ASSERT_TRUE(failed);
 			ASSERT_EQ(ENOMEM, r);
 			ASSERT_EQ(page, error_page);
+			/* Not even unmapped: it is the first thing that can fail. */
+			for (i = page; i < page + nr; i++)
+				ASSERT_EQ(!self->is_private[i],
+					  !!hwpoison_mapped_pfn(gmem_vm_hva(g, i)));
 			for (i = 0; i < ALLOC_PAGES; i++)
 				ASSERT_EQ(!self->is_private[i],
 					  gmem_vm_host_can_access(g, i));

@@ -23,7 +23,11 @@
 #include <time.h>
 #include <unistd.h>
 
+#include <linux/falloc.h>
+#include <linux/sizes.h>
+
 #include "gmem_vm.h"
+#include "hwpoison.h"
 #include "kvm_util.h"
 #include "processor.h"
 #include "test_util.h"
@@ -33,6 +37,7 @@
 #define NR_PAGES	16
 #define DATA_SIZE	(NR_PAGES * PAGE_SIZE)
 #define NR_VCPUS	2
+#define ALLOCATE_SIZE	(256 * SZ_1M)
 #define DEFAULT_SECONDS	20
 
 static u64 nr_rounds;
@@ -251,7 +256,7 @@ static void race_with_users(struct __test_metadata *_metadata,
 	struct kvm_random_state rng = new_kvm_random_state(kvm_random_seed);
 	u64 round, error_page = 0, ms, worst = 0;
 	struct timespec start, call;
-	int page = 0, nr = 0, i, status, r = 0;
+	int page = 0, nr = 0, i, status, r = 0, nr_mapped = 0;
 	pid_t child;
 
 	sigaction(SIGBUS, &sa, NULL);
@@ -273,6 +278,10 @@ static void race_with_users(struct __test_metadata *_metadata,
 		r = to_private(g, page, nr, &error_page);
 		worst = max_t(u64, worst, elapsed_ms(call));
 
+		/* A fault in flight must not map what is private by now. */
+		for (i = page; !r && i < page + nr; i++)
+			nr_mapped += !!hwpoison_mapped_pfn(gmem_vm_hva(g, i));
+
 		gmem_set_shared(g->fd, page * PAGE_SIZE, nr * PAGE_SIZE);
 	}
 	ms = elapsed_ms(start);
@@ -293,6 +302,7 @@ static void race_with_users(struct __test_metadata *_metadata,
 		TH_LOG("pages %d to %d, page %lu in the way",
 		       page, page + nr - 1, error_page);
 	}
+	ASSERT_EQ(0, nr_mapped);
 	/* There was something to be in the way. */
 	ASSERT_NE(0, users[0].nr_hits);
 	ASSERT_NE(0, users[1].nr_hits);
@@ -330,6 +340,35 @@ TEST_F_TIMEOUT(busy, pinning_many_pages_is_not, 3600)
 	host.nr_pin = NR_PAGES / 2;
 	race_with_users(_metadata, &self->g, self->hammers, users,
 			ARRAY_SIZE(users));
+}
+
+static void *allocate(void *arg)
+{
+	int fd = *(int *)arg;
+
+	kvm_fallocate(fd, FALLOC_FL_KEEP_SIZE, PAGE_SIZE, ALLOCATE_SIZE - PAGE_SIZE);
+	WRITE_ONCE(host.stop, true);
+	return NULL;
+}
+
+/* Who allocates a lot of memory must not have the lock for all that time. */
+TEST_F(busy, allocation_lets_others_in)
+{
+	int fd = vm_create_guest_memfd(self->g.vm, ALLOCATE_SIZE, 0);
+	u64 nr_conversions = 0;
+	pthread_t thread;
+
+	kvm_pthread_create(&thread, NULL, allocate, &fd);
+	while (!READ_ONCE(host.stop)) {
+		gmem_set_shared(fd, 0, PAGE_SIZE);
+		gmem_set_private(fd, 0, PAGE_SIZE);
+		nr_conversions += 2;
+	}
+	kvm_pthread_join(thread, NULL);
+	kvm_close(fd);
+
+	TH_LOG("%lu conversions during allocation", nr_conversions);
+	ASSERT_LT(20, nr_conversions);
 }
 
 int main(int argc, char **argv)

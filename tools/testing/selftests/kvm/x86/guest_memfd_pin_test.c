@@ -145,6 +145,29 @@ TEST_F(pin, far_into_the_file)
 	kvm_close(far.fd);
 }
 
+/* Wherever it is among many pages. */
+TEST_F(pin, is_found_among_many)
+{
+	const int nr_pages = 256, pinned[] = { nr_pages - 1, 100, 31 };
+	struct gmem_vm g;
+	u64 error_page;
+	int pins[ARRAY_SIZE(pinned)], i;
+
+	gmem_vm_create(&g, nr_pages);
+	memset(g.mem, 0xaa, nr_pages * PAGE_SIZE);
+
+	for (i = 0; i < ARRAY_SIZE(pinned); i++) {
+		pins[i] = gmem_vm_pin(&g, pinned[i], 1);
+		ASSERT_LE(0, pins[i]);
+		ASSERT_EQ(EAGAIN, to_private(&g, 0, nr_pages, &error_page));
+		ASSERT_EQ(pinned[i], error_page);
+	}
+	for (i = 0; i < ARRAY_SIZE(pinned); i++)
+		kvm_close(pins[i]);
+	ASSERT_EQ(0, to_private(&g, 0, nr_pages, &error_page));
+	gmem_vm_free(&g);
+}
+
 static void *unpin_later(void *fd)
 {
 	usleep(50000);

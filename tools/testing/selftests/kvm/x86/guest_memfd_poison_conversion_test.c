@@ -130,6 +130,33 @@ TEST_F(poison_conversion, poisoned_page_becomes_shared)
 	ASSERT_EQ(0x2222, gmem_vm_read(&p->g, 2));
 }
 
+/* The exit tells the state of the page, which is not where its gfn is. */
+TEST_F(poison_conversion, exit_tells_the_state_of_the_page)
+{
+	const int half = POISON_VM_PAGES / 2;
+	struct poison_vm *p = &self->p;
+	u64 pfn = gmem_vm_host_pfn(&p->g, half + 1);
+
+	vm_set_user_memory_region2(p->g.vm, GMEM_VM_SLOT, KVM_MEM_GUEST_MEMFD,
+				   GMEM_VM_GPA, 0, NULL, p->g.fd, 0);
+	vm_set_user_memory_region2(p->g.vm, GMEM_VM_SLOT, KVM_MEM_GUEST_MEMFD,
+				   GMEM_VM_GPA, half * PAGE_SIZE, p->g.mem,
+				   p->g.fd, half * PAGE_SIZE);
+
+	gmem_set_private(p->g.fd, (half + 1) * PAGE_SIZE, PAGE_SIZE);
+	EXPECT_EQ(0, poison_vm_strike(p, pfn));
+	ASSERT_TRUE(poison_vm_refuses(p, 1, true));
+
+	gmem_set_shared(p->g.fd, (half + 1) * PAGE_SIZE, PAGE_SIZE);
+	gmem_set_private(p->g.fd, PAGE_SIZE, PAGE_SIZE);
+	ASSERT_TRUE(poison_vm_refuses(p, 1, false));
+
+	vm_set_user_memory_region2(p->g.vm, GMEM_VM_SLOT, KVM_MEM_GUEST_MEMFD,
+				   GMEM_VM_GPA, 0, NULL, p->g.fd, 0);
+	vm_set_user_memory_region2(p->g.vm, GMEM_VM_SLOT, KVM_MEM_GUEST_MEMFD,
+				   GMEM_VM_GPA, POISON_VM_SIZE, p->g.mem, p->g.fd, 0);
+}
+
 /* To private and back, until poison stands in the way. */
 static void *convert_until_stopped(void *arg)
 {

@@ -230,6 +230,10 @@ TEST_F(poison, of_a_private_page)
 	ASSERT_EQ(0, convert(g, 0, NR_PAGES, PRIVATE, &error_page));
 	ASSERT_EQ(0, convert(g, 0, NR_PAGES, 0, &error_page));
 	ASSERT_TRUE(rest_is_shared(g));
+	/* Not mapped when it struck, hence it's the fault that has to tell. */
+	ASSERT_EQ(-1, madvise(gmem_vm_hva(g, POISONED), PAGE_SIZE,
+			      MADV_POPULATE_READ));
+	ASSERT_EQ(EHWPOISON, errno);
 	ASSERT_EQ(EHWPOISON, convert(g, 0, NR_PAGES, PRIVATE, &error_page));
 	ASSERT_EQ(POISONED, error_page);
 
