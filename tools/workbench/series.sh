@@ -96,10 +96,11 @@ have_tree()
 }
 
 # Debian's .gitignore hides every new file from git status, so ask for the untracked ones apart: but for what is built, in
-# wb-*, and two files that the mm selftests' makefile leaves in the source.
+# wb-*, and what the selftests' makefiles leave in the source.
 tree_clean()
 {
-	[ -z "$(tgit status --porcelain -uno; tgit ls-files --others -x '/wb-*' -x local_config.h_gen -x local_config.mk)" ]
+	[ -z "$(tgit status --porcelain -uno; tgit ls-files --others -x '/wb-*' -x '/tools/arch/*/include/generated/' \
+		-x local_config.h_gen -x local_config.mk)" ]
 }
 
 cmd_tree()
