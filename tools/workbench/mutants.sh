@@ -61,6 +61,7 @@ cmd_mutants()
 	MUTANT=
 	run_new
 	trap 'mutant_restore; rm -rf "$RUN"' EXIT
+	trap 'exit 130' INT TERM
 	say "Mutants: $#"
 	mkdir -p "$LOGS"
 	for _mutant; do
