@@ -59,7 +59,7 @@ static int write_trace_file(const char *dir, const char *name, const char *text)
 FIXTURE_SETUP(trace)
 {
 	const char *reason = gmem_vm_unsupported();
-	char pid[16];
+	char filter[32];
 
 	if (reason)
 		SKIP(exit(KSFT_SKIP), "%s", reason);
@@ -73,8 +73,8 @@ FIXTURE_SETUP(trace)
 	snprintf(self->dir, sizeof(self->dir), TRACING "instances/gmem_trace-%d",
 		 getpid());
 	ASSERT_EQ(0, mkdir(self->dir, 0700));
-	snprintf(pid, sizeof(pid), "%d", getpid());
-	ASSERT_EQ(0, write_trace_file(self->dir, "set_event_pid", pid));
+	snprintf(filter, sizeof(filter), "common_pid == %d", getpid());
+	ASSERT_EQ(0, write_trace_file(self->dir, EVENT "filter", filter));
 	ASSERT_EQ(0, write_trace_file(self->dir, EVENT "enable", "1"));
 
 	gmem_vm_create(&self->g, NR_PAGES);
