@@ -8,10 +8,14 @@ BASE_VERSION=7.3.4-1~bpo13+1
 BASE_SHA256=76df1affb19f24926949369be1d74b60071c963c598ce8780bddd4bbf0fc3bc4
 BASE_SUITE=trixie-backports
 
-# What must be there, and the package that brings it. Files are looked for, not packages: any compiler will do.
+# deps_missing demo|test: packages to install. The list says which command needs it first, the package, and what it has to
+# bring. Files are looked for, not packages: any compiler will do.
 deps_missing()
 {
-	while read -r _package _thing; do
+	while read -r _for _package _thing; do
+		case $_for:$1 in
+		test:demo) continue ;;
+		esac
 		case $_thing in
 		/*)	for _file in $_thing; do
 				[ ! -e "$_file" ] || continue 2
@@ -20,38 +24,44 @@ deps_missing()
 		esac
 		echo "$_package"
 	done <<-'END'
-		gcc gcc
-		libc6-dev /usr/include/stdio.h
-		make make
-		git git
-		flex flex
-		bison bison
-		bc bc
-		xz-utils xz
-		perl perl
-		python3 python3
-		python3-ply /usr/lib/python3*/dist-packages/ply/lex.py
-		python3-git /usr/lib/python3*/dist-packages/git/__init__.py
-		quilt quilt
-		patch patch
-		sparse sparse
-		libelf-dev /usr/include/libelf.h
-		libssl-dev /usr/include/openssl/ssl.h
-		uuid-dev /usr/include/uuid/uuid.h
-		busybox busybox
-		e2fsprogs mke2fs
-		qemu-system-x86 qemu-system-x86_64
-		qemu-system-arm qemu-system-aarch64
-		gcc-aarch64-linux-gnu aarch64-linux-gnu-gcc
-		libc6-dev-arm64-cross /usr/aarch64-linux-gnu/include/stdio.h
-		debian-archive-keyring /usr/share/keyrings/debian-archive-keyring.*
-		ca-certificates /etc/ssl/certs/ca-certificates.crt
+		demo gcc gcc
+		demo libc6-dev /usr/include/stdio.h
+		demo make make
+		demo git git
+		demo flex flex
+		demo bison bison
+		demo bc bc
+		demo xz-utils xz
+		demo perl perl
+		demo python3 python3
+		test python3-ply /usr/lib/python3*/dist-packages/ply/lex.py
+		test python3-git /usr/lib/python3*/dist-packages/git/__init__.py
+		test quilt quilt
+		test patch patch
+		test sparse sparse
+		demo libelf-dev /usr/include/libelf.h
+		demo libssl-dev /usr/include/openssl/ssl.h
+		demo uuid-dev /usr/include/uuid/uuid.h
+		demo busybox busybox
+		demo e2fsprogs mke2fs
+		demo qemu-system-x86 qemu-system-x86_64
+		test qemu-system-arm qemu-system-aarch64
+		test gcc-aarch64-linux-gnu aarch64-linux-gnu-gcc
+		test libc6-dev-arm64-cross /usr/aarch64-linux-gnu/include/stdio.h
+		demo debian-archive-keyring /usr/share/keyrings/debian-archive-keyring.*
+		demo ca-certificates /etc/ssl/certs/ca-certificates.crt
 	END
 }
 
+# cmd_deps [demo|test]: all that the command needs; both of them need what demo does.
 cmd_deps()
 {
-	_missing=$(deps_missing | tr '\n' ' ')
+	_command=${1:-test}
+	case $_command in
+	demo|test) ;;
+	*)	die "deps: for 'demo' or 'test', not for '$_command'" ;;
+	esac
+	_missing=$(deps_missing "$_command" | tr '\n' ' ')
 	[ -n "$_missing" ] || return 0
 
 	say "Installing Debian packages: $_missing"
@@ -70,7 +80,7 @@ cmd_deps()
 	step apt-install "installing" 0 $_sudo env DEBIAN_FRONTEND=noninteractive \
 		apt-get install -y --no-install-recommends $_missing ||
 		die "apt-get install failed"
-	_missing=$(deps_missing | tr '\n' ' ')
+	_missing=$(deps_missing "$_command" | tr '\n' ' ')
 	[ -z "$_missing" ] || die "still missing after installing: $_missing"
 }
 

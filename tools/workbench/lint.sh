@@ -103,6 +103,44 @@ cmd_lint()
 	lint_commits '' "$(tgit rev-parse HEAD)"
 }
 
+# each_build COMMIT KERNEL: KVM, and what else of C the series touches, with that kernel's configuration. Exit status 2 if
+# this commit does not know the configuration, or does not offer it.
+each_build()
+{
+	git -C "$STEPS" checkout -q -f --detach "$1" || return 1
+	kernel_take "$2"
+	KTREE=$STEPS OUT=$STEPS.$2
+	if ! kernel_make config; then
+		! awk -f "$WB/survived.awk" "$OUT/wb.config" "$OUT/wb.fragments" || return 1
+		return 2
+	fi
+	# shellcheck disable=SC2046 # a list of objects
+	make -C "$KTREE" O="$OUT" ARCH="$KARCH" -j "$JOBS" prepare "arch/${KARCH%_64}/kvm/" $(lint_objects | grep -v '^arch/')
+}
+
+# each_kernel KERNEL COMMIT...: each of these commits that has the configuration builds with it; the last one has it.
+each_kernel()
+{
+	_kernel=$1 _bad=0 _count=0
+	shift
+	hold lint
+	for _step; do
+		_subject=$(tgit log -1 --format=%f "$_step")
+		_rc=0
+		each_build "$_step" "$_kernel" > "$LOGS/each-$_kernel-$_subject.log" 2>&1 < /dev/null || _rc=$?
+		case $_rc in
+		0)	_count=$((_count + 1)) ;;
+		2)	;;
+		*)	note "$_kernel: $_subject does not build (log: $LOGS/each-$_kernel-$_subject.log)"
+			_bad=1 ;;
+		esac
+	done
+	release
+	note "$_kernel: $_count patches build"
+	[ $_rc -ne 2 ] || { note "$_kernel: the series as a whole does not have this configuration"; _bad=1; }
+	return $_bad
+}
+
 cmd_each()
 {
 	have_tree
@@ -111,7 +149,13 @@ cmd_each()
 	_began=$(date +%s)
 	# Those that change what is compiled into the kernel.
 	_steps=$(tgit rev-list --reverse base..HEAD -- ':!tools' ':!Documentation' ':!MAINTAINERS')
+	_failed=0
 	# shellcheck disable=SC2086 # a list of commits
-	lint_commits arch/x86/kvm/ $_steps || return 1
+	lint_commits arch/x86/kvm/ $_steps || _failed=1
+	for _variant in $(awk '/^[^#]/ && $2 == "linux" && $1 != "x86_64" { print $1 }' "$WB/kernels"); do
+		# shellcheck disable=SC2086 # a list of commits
+		each_kernel "$_variant" $_steps || _failed=1
+	done
 	note "$(echo "$_steps" | wc -l) patches of kernel code, in $(elapsed "$_began")"
+	return $_failed
 }

@@ -32,7 +32,11 @@ mutant_run()
 	_began=$(date +%s)
 	tgit apply "$WB/mutants/$1.patch" || { record fail "mutant $1: does not apply"; return; }
 	MUTANT=$1
-	kernel_take "$(awk -v name="$3" '$1 == "machine" && $2 == name { print $3 }' "$WB/tests")"
+	machine_kernel "$3"
+	case " $MUTATED " in
+	*" $KERNEL "*) ;;
+	*)	MUTATED="$MUTATED $KERNEL" ;;
+	esac
 	hold build
 	_built=0
 	kernel_make kernel > "$LOGS/mutant.log" 2>&1 || _built=$?
@@ -51,6 +55,15 @@ mutant_run()
 	note "$(tail -n 1 "$RUN/summary" | cut -d' ' -f2-) ($(elapsed "$_began"))"
 }
 
+# What is built is the last mutant otherwise.
+mutants_undo()
+{
+	for _kernel in $MUTATED; do
+		kernel_take "$_kernel"
+		kernel_make kernel || return 1
+	done
+}
+
 cmd_mutants()
 {
 	have_tree
@@ -58,10 +71,10 @@ cmd_mutants()
 	tree_clean || die "build/linux has edits or new files that are not committed"
 	# shellcheck disable=SC2046 # a list of mutants
 	[ $# -gt 0 ] || set -- $(cd "$WB/mutants" && printf '%s\n' *.patch | sed 's/\.patch$//')
-	MUTANT=
+	MUTANT='' MUTATED=''
 	run_new
 	trap 'mutant_restore; rm -rf "$RUN"' EXIT
-	trap 'exit 130' INT TERM
+	trap 'note "build what was a mutant again: wb build$MUTATED"; exit 130' INT TERM
 	say "Mutants: $#"
 	mkdir -p "$LOGS"
 	for _mutant; do
@@ -69,6 +82,7 @@ cmd_mutants()
 		# shellcheck disable=SC2046 # test and machine
 		mutant_run "$_mutant" $(mutant_field "$_mutant" Test)
 	done
+	step mutants-undo "kernels without mutants again" 0 mutants_undo || die "the kernels are mutants: run 'wb build'"
 	RESULTS=$BUILD/mutants
 	run_end
 }

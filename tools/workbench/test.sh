@@ -10,6 +10,12 @@ machines()
 	awk '$1 == "machine" { print $2 }' "$WB/tests"
 }
 
+# machine_fields MACHINE: its kernel and parameters.
+machine_fields()
+{
+	awk -v name="$1" '$1 == "machine" && $2 == name { $1 = $2 = ""; print }' "$WB/tests"
+}
+
 # tests_of MACHINE: its lines of the table, without the field MACHINES.
 tests_of()
 {
@@ -32,12 +38,20 @@ tests_of()
 		}' "$WB/tests"
 }
 
+# machine_kernel MACHINE: take its kernel.
+machine_kernel()
+{
+	# shellcheck disable=SC2046 # the fields of the line
+	set -- "$1" $(machine_fields "$1")
+	[ $# -gt 1 ] || die "no machine '$1': the file tests has $(machines | tr '\n' ' ')"
+	kernel_take "$2"
+}
+
 # The selftests that the machines of an architecture need.
 test_programs()
 {
 	for _machine in $(machines); do
-		_kernel=$(awk -v machine="$_machine" '$1 == "machine" && $2 == machine { print $3 }' "$WB/tests")
-		if [ "$(kernel_take "$_kernel"; echo "$KARCH")" = "$1" ]; then
+		if [ "$(machine_kernel "$_machine"; echo "$KARCH")" = "$1" ]; then
 			tests_of "$_machine"
 		fi
 	done | awk '$1 == "test" && $5 ~ /\// && !seen[$5]++ { print $5 }'
@@ -86,15 +100,14 @@ stage()
 # machine_boot MACHINE DIR [TEST]: plan and boot it in this folder; everything it needs comes from the table.
 machine_boot()
 {
-	# shellcheck disable=SC2046 # the fields of the line
-	set -- "$1" "$2" "${3:-}" $(awk -v name="$1" '$1 == "machine" && $2 == name { $1 = $2 = ""; print }' "$WB/tests")
-	[ $# -gt 3 ] || die "no machine '$1': the file tests has $(machines | tr '\n' ' ')"
-	tests_of "$1" > "$2/table"
-	awk -v only="$3" '($1 == "test" || $1 == "kunit") && (only == "" || $2 == only)' "$2/table" > "$2/tests"
-	kernel_take "$4"
+	machine_kernel "$1"
 	have_kernel
+	tests_of "$1" > "$2/table"
+	awk -v only="${3:-}" '($1 == "test" || $1 == "kunit") && (only == "" || $2 == only)' "$2/table" > "$2/tests"
 	vm_new "$2"
-	shift 4
+	# shellcheck disable=SC2046 # the fields of the line
+	set -- $(machine_fields "$1")
+	shift
 	vm_kvm "$@"
 	vm_mem=$(awk '$3 > max { max = $3 } END { print max }' "$VM/tests")
 	vm_time=$(awk '{ sum += $4 } END { print sum + 120 }' "$VM/tests")
@@ -233,7 +246,7 @@ cmd_selftest()
 
 cmd_demo()
 {
-	cmd_deps
+	cmd_deps demo
 	cmd_tree
 	cmd_build
 	[ -x "$OUT/gmem-vmm/gmem-vmm" ] || die "there is no example VMM in tools/gmem-vmm yet"
