@@ -52,9 +52,11 @@ static bool all_shared(struct gmem_vm *g, int page, int nr)
 static void skip_unless_supported(struct __test_metadata *_metadata)
 {
 	const char *reason = gmem_vm_unsupported();
+	int uffd = syscall(__NR_userfaultfd, O_CLOEXEC);
 
-	if (reason)
-		SKIP(exit(KSFT_SKIP), "%s", reason);
+	if (reason || uffd < 0)
+		SKIP(exit(KSFT_SKIP), "%s", reason ?: "no userfaultfd");
+	close(uffd);
 }
 
 /*
@@ -259,12 +261,17 @@ static void ignore_signal(int sig)
 {
 }
 
-FIXTURE_SETUP(signals)
+static void ignore_alarms(void)
 {
 	struct sigaction sa = { .sa_handler = ignore_signal };
 
-	skip_unless_supported(_metadata);
 	sigaction(SIGALRM, &sa, NULL);
+}
+
+FIXTURE_SETUP(signals)
+{
+	skip_unless_supported(_metadata);
+	ignore_alarms();
 	gmem_vm_create(&self->g, SIGNAL_PAGES);
 }
 
@@ -302,7 +309,7 @@ TEST_F_TIMEOUT(signals, interruption_changes_nothing, 300)
 	us = max_t(u64, elapsed_us(start), 1000);
 	gmem_set_shared(g->fd, 0, SIGNAL_PAGES * PAGE_SIZE);
 
-	for (i = 0; i < 200 && nr_interrupted < 40; i++) {
+	for (i = 0; i < 100 && nr_interrupted < 16; i++) {
 		/* One page of another kind, that the walk be cut in two. */
 		gmem_set_private(g->fd, i * PAGE_SIZE, PAGE_SIZE);
 
@@ -338,6 +345,9 @@ static struct {
 	pthread_t caller;
 	struct kvm_memory_attributes2 *page;
 	char contents[PAGE_SIZE];
+	/* Which of the caller's allocations fails; back to 0 if it never came. */
+	int fail_nth;
+	int nth;
 } pending;
 
 static int signal_and_resolve(int uffd_mode, int uffd, struct uffd_msg *msg)
@@ -373,7 +383,11 @@ static int convert_with_signal_pending(struct gmem_vm *g, int page, int nr,
 	uffd = uffd_setup_demand_paging(UFFDIO_REGISTER_MODE_MISSING, 0,
 					pending.page, PAGE_SIZE, 1,
 					signal_and_resolve);
+	if (pending.nth)
+		fail_from_now_on(pending.fail_nth, pending.nth);
 	r = ioctl(g->fd, KVM_SET_MEMORY_ATTRIBUTES2, pending.page) ? errno : 0;
+	if (pending.nth && !has_failed(pending.fail_nth))
+		pending.nth = 0;
 	uffd_stop_demand_paging(uffd);
 
 	*error_page = pending.page->error_offset == GARBAGE ? -1 :
@@ -395,11 +409,7 @@ TEST_F_TIMEOUT(signals, pending_from_the_start, 120)
 {
 	struct gmem_vm *g = &self->g;
 	int error_page, pin, i;
-
-	i = syscall(__NR_userfaultfd, O_CLOEXEC);
-	if (i < 0)
-		SKIP(return, "no userfaultfd");
-	close(i);
+	u64 pfn;
 
 	kvm_fallocate(g->fd, FALLOC_FL_KEEP_SIZE, 0, SIGNAL_PAGES * PAGE_SIZE);
 
@@ -421,9 +431,23 @@ TEST_F_TIMEOUT(signals, pending_from_the_start, 120)
 	ASSERT_EQ(EINTR, convert_with_signal_pending(g, 0, 256, 0, &error_page));
 	ASSERT_EQ(-1, error_page);
 	ASSERT_EQ(128, count_private(g, 256));
+
+	/* It comes before a poisoned page. */
+	if (!hwpoison_unsupported()) {
+		pfn = gmem_vm_host_pfn(g, 254);
+		ASSERT_EQ(0, gmem_vm_poison(g, 254));
+		ASSERT_EQ(EINTR, convert_with_signal_pending(g, 0, 256, PRIVATE,
+							     &error_page));
+		ASSERT_EQ(-1, error_page);
+		ASSERT_EQ(EHWPOISON, convert(g, 0, 256, PRIVATE, &error_page));
+		ASSERT_EQ(254, error_page);
+		kvm_fallocate(g->fd, FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE,
+			      254 * PAGE_SIZE, PAGE_SIZE);
+		hwpoison_unpoison(pfn);
+	}
 	gmem_set_shared(g->fd, 0, 256 * PAGE_SIZE);
 
-	/* It comes before a page in use, be that the first. */
+	/* And before a page in use, be that the first. */
 	if (!gmem_vm_can_pin())
 		return;
 	for (i = 0; i < SIGNAL_PAGES; i += SIGNAL_PAGES - 1) {
@@ -435,6 +459,26 @@ TEST_F_TIMEOUT(signals, pending_from_the_start, 120)
 		kvm_close(pin);
 	}
 	ASSERT_TRUE(all_shared(g, 0, SIGNAL_PAGES));
+}
+
+/* Memory is the first thing that a request may want for, and signals the next. */
+TEST_F(alloc, comes_before_signals)
+{
+	struct gmem_vm *g = &self->g;
+	int error_page, r;
+
+	ignore_alarms();
+
+	/* The first allocations may be those of the fault on the struct. */
+	pending.fail_nth = self->fail_nth;
+	do {
+		pending.nth++;
+		r = convert_with_signal_pending(g, 0, ALLOC_PAGES, PRIVATE,
+						&error_page);
+		/* If none was left to fail, the signal has come first. */
+		ASSERT_NE(0, pending.nth);
+	} while (r != ENOMEM);
+	ASSERT_EQ(0, error_page);
 }
 
 /* Waiting for a page in use is the one thing that takes long on small ranges. */

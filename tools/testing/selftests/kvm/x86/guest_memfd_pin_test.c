@@ -309,6 +309,13 @@ TEST_F(pin, failure_disturbs_little)
 	ASSERT_LE(faults + NR_PAGES, vcpu_get_stat(g->vcpu, pf_taken));
 }
 
+static int trace_drains(void)
+{
+	mkdir(TRACE_DIR, 0700);
+	return gmem_vm_write_file(TRACE_DIR "/events/workqueue/workqueue_queue_work/enable",
+				  "1");
+}
+
 /*
  * Workers of other CPUs that were made to drain their LRU caches since the
  * last time, as seen by the workqueue.
@@ -380,8 +387,7 @@ TEST_F(pin, repeated_requests_drain_rarely)
 	if (sysconf(_SC_NPROCESSORS_ONLN) < 2)
 		SKIP(return, "only one CPU");
 
-	mkdir(TRACE_DIR, 0700);
-	if (gmem_vm_write_file(TRACE_DIR "/events/workqueue/workqueue_queue_work/enable", "1"))
+	if (trace_drains())
 		SKIP(return, "no tracing of workqueues");
 
 	pin_self_to_cpu(0);
@@ -455,8 +461,7 @@ TEST_F(pin, successful_requests_drain_rarely)
 	if (sysconf(_SC_NPROCESSORS_ONLN) < 2)
 		SKIP(return, "only one CPU");
 
-	mkdir(TRACE_DIR, 0700);
-	if (gmem_vm_write_file(TRACE_DIR "/events/workqueue/workqueue_queue_work/enable", "1"))
+	if (trace_drains())
 		SKIP(return, "no tracing of workqueues");
 
 	pin_self_to_cpu(0);
