@@ -62,12 +62,19 @@ series_am()
 	done < "$PATCHES/series"
 }
 
-# Lay patches/ on the base, apart from build/linux; the commit becomes refs/wb/laid there.
+# Lay patches/ on the base, apart from build/linux; the commit becomes refs/wb/next there, and is good until a patch
+# changes.
 series_lay()
 {
+	# shellcheck disable=SC2046 # a list of files
+	_sum=$(cd "$PATCHES" && cat series $(cat series) | sha256sum && tgit rev-parse base) || return 1
+	if [ "$(cat "$BUILD/check/am.sum" 2> /dev/null)" = "$_sum" ] && tgit rev-parse -q --verify refs/wb/next > /dev/null; then
+		return 0
+	fi
 	series_clone "$BUILD/check/am" || return 1
 	series_am "$BUILD/check/am" || return 1
-	tgit fetch -q "$BUILD/check/am" +HEAD:refs/wb/next
+	tgit fetch -q "$BUILD/check/am" +HEAD:refs/wb/next || return 1
+	echo "$_sum" > "$BUILD/check/am.sum"
 }
 
 tree_base()
@@ -246,7 +253,8 @@ cmd_check()
 	step check "patches, top-level files and tree agree" 0 series_agree
 }
 
-series_checkpatch()
+# checkpatch_these: the patches whose names come in.
+checkpatch_these()
 {
 	_rc=0
 	while read -r _patch; do
@@ -256,10 +264,24 @@ series_checkpatch()
 		! grep -q '^+++ b/include/trace/' "$PATCHES/$_patch" ||
 			_ignore=$_ignore,PARENTHESIS_ALIGNMENT,OPEN_ENDED_LINE
 		# Debian's python3 has the modules that checkpatch's helpers need, another one may not.
-		(cd "$TREE" && PATH=/usr/bin:$PATH perl scripts/checkpatch.pl -q --strict --no-signoff \
-			--ignore $_ignore "$PATCHES/$_patch") || { _rc=1; echo "checkpatch: $_patch"; }
-	done < "$PATCHES/series"
+		_said=$(cd "$TREE" && PATH=/usr/bin:$PATH perl scripts/checkpatch.pl -q --strict --no-signoff \
+			--ignore $_ignore "$PATCHES/$_patch" 2>&1) || { _rc=1; printf '%s\n' "$_said" "checkpatch: $_patch"; }
+	done
 	return $_rc
+}
+
+# As many at a time as there are processors.
+series_checkpatch()
+{
+	_lane=0 _pids='' _failed=0
+	while [ $((_lane += 1)) -le "$JOBS" ]; do
+		awk -v lane="$_lane" -v lanes="$JOBS" 'NR % lanes == lane % lanes' "$PATCHES/series" | checkpatch_these &
+		_pids="$_pids $!"
+	done
+	for _pid in $_pids; do
+		wait "$_pid" || _failed=1
+	done
+	return $_failed
 }
 
 cmd_checkpatch()
