@@ -71,15 +71,11 @@ FIXTURE(alloc) {
 	bool is_private[ALLOC_PAGES];
 };
 
-FIXTURE_SETUP(alloc)
+static int open_fail_nth(struct __test_metadata *_metadata)
 {
-	int i;
+	int fd = open("/proc/thread-self/fail-nth", O_RDWR);
 
-	skip_unless_supported(_metadata);
-
-	self->fail_nth = open("/proc/thread-self/fail-nth", O_RDWR);
-	if (self->fail_nth < 0 ||
-	    gmem_vm_write_file(FAULT_DIR "failslab/ignore-gfp-wait", "N"))
+	if (fd < 0 || gmem_vm_write_file(FAULT_DIR "failslab/ignore-gfp-wait", "N"))
 		SKIP(exit(KSFT_SKIP), "CONFIG_FAILSLAB or debugfs is not there");
 
 	/* Where there is memory from the page allocator, too. */
@@ -87,6 +83,15 @@ FIXTURE_SETUP(alloc)
 	gmem_vm_write_file(FAULT_DIR "fail_page_alloc/min-order", "0");
 	gmem_vm_write_file(FAULT_DIR "fail_page_alloc/verbose", "0");
 	gmem_vm_write_file(FAULT_DIR "failslab/verbose", "0");
+	return fd;
+}
+
+FIXTURE_SETUP(alloc)
+{
+	int i;
+
+	skip_unless_supported(_metadata);
+	self->fail_nth = open_fail_nth(_metadata);
 
 	gmem_vm_create(&self->g, ALLOC_PAGES);
 
@@ -345,7 +350,7 @@ static struct {
 	pthread_t caller;
 	struct kvm_memory_attributes2 *page;
 	char contents[PAGE_SIZE];
-	/* Which of the caller's allocations fails; back to 0 if it never came. */
+	/* Which of the caller's allocations fails, if not 0. */
 	int fail_nth;
 	int nth;
 } pending;
@@ -386,8 +391,8 @@ static int convert_with_signal_pending(struct gmem_vm *g, int page, int nr,
 	if (pending.nth)
 		fail_from_now_on(pending.fail_nth, pending.nth);
 	r = ioctl(g->fd, KVM_SET_MEMORY_ATTRIBUTES2, pending.page) ? errno : 0;
-	if (pending.nth && !has_failed(pending.fail_nth))
-		pending.nth = 0;
+	if (pending.nth)
+		fail_from_now_on(pending.fail_nth, 0);
 	uffd_stop_demand_paging(uffd);
 
 	*error_page = pending.page->error_offset == GARBAGE ? -1 :
@@ -462,23 +467,28 @@ TEST_F_TIMEOUT(signals, pending_from_the_start, 120)
 }
 
 /* Memory is the first thing that a request may want for, and signals the next. */
-TEST_F(alloc, comes_before_signals)
+TEST_F(signals, come_after_want_of_memory)
 {
 	struct gmem_vm *g = &self->g;
 	int error_page, r;
 
-	ignore_alarms();
+	kvm_fallocate(g->fd, FALLOC_FL_KEEP_SIZE, 0, SIGNAL_PAGES * PAGE_SIZE);
 
-	/* The first allocations may be those of the fault on the struct. */
-	pending.fail_nth = self->fail_nth;
+	/* Some allocations may be for the fault on the struct. */
+	pending.fail_nth = open_fail_nth(_metadata);
 	do {
 		pending.nth++;
-		r = convert_with_signal_pending(g, 0, ALLOC_PAGES, PRIVATE,
+		r = convert_with_signal_pending(g, 8, SIGNAL_PAGES - 8, PRIVATE,
 						&error_page);
-		/* If none was left to fail, the signal has come first. */
-		ASSERT_NE(0, pending.nth);
-	} while (r != ENOMEM);
-	ASSERT_EQ(0, error_page);
+	} while (r != ENOMEM && pending.nth < 10);
+	ASSERT_EQ(ENOMEM, r);
+	ASSERT_EQ(8, error_page);
+
+	pending.nth = 0;
+	ASSERT_EQ(EINTR, convert_with_signal_pending(g, 8, SIGNAL_PAGES - 8,
+						     PRIVATE, &error_page));
+	ASSERT_EQ(-1, error_page);
+	close(pending.fail_nth);
 }
 
 /* Waiting for a page in use is the one thing that takes long on small ranges. */
