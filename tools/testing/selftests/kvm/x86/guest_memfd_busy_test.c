@@ -27,7 +27,6 @@
 #include <linux/sizes.h>
 
 #include "gmem_vm.h"
-#include "hwpoison.h"
 #include "kvm_util.h"
 #include "processor.h"
 #include "test_util.h"
@@ -278,12 +277,9 @@ static void race_with_users(struct __test_metadata *_metadata,
 		r = to_private(g, page, nr, &error_page);
 		worst = max_t(u64, worst, elapsed_ms(call));
 
-		/*
-		 * A fault in flight must not map what is private by now.  Who
-		 * looks too often keeps all others from the mmap_lock.
-		 */
-		if (!r && !(round % 64))
-			nr_mapped += !!hwpoison_mapped_pfn(gmem_vm_hva(g, page));
+		/* A fault in flight must not map what is private by now. */
+		if (!r)
+			nr_mapped += host_touch(page + round % nr);
 
 		gmem_set_shared(g->fd, page * PAGE_SIZE, nr * PAGE_SIZE);
 	}
@@ -343,6 +339,21 @@ TEST_F_TIMEOUT(busy, pinning_many_pages_is_not, 3600)
 	host.nr_pin = NR_PAGES / 2;
 	race_with_users(_metadata, &self->g, self->hammers, users,
 			ARRAY_SIZE(users));
+}
+
+/* When memory that is locked gets unmapped, LRU caches have it for a while. */
+TEST_F(busy, locked_memory_is_not)
+{
+	struct gmem_vm *g = &self->g;
+	u64 error_page;
+	int i;
+
+	for (i = 0; i < 20; i++) {
+		ASSERT_EQ(0, mlock(g->mem, DATA_SIZE));
+		ASSERT_EQ(0, to_private(g, 0, NR_PAGES, &error_page));
+		munlock(g->mem, DATA_SIZE);
+		gmem_set_shared(g->fd, 0, DATA_SIZE);
+	}
 }
 
 static void *allocate(void *arg)

@@ -26,6 +26,7 @@
 
 #define NR_PAGES	16
 #define DATA_SIZE	(NR_PAGES * PAGE_SIZE)
+#define RACE_PAGES	1024
 #define TRACE_DIR	"/sys/kernel/tracing/instances/gmem_pin"
 
 FIXTURE(pin) {
@@ -307,6 +308,67 @@ TEST_F(pin, failure_disturbs_little)
 		ASSERT_EQ(page, gmem_vm_read(g, page));
 	}
 	ASSERT_LE(faults + NR_PAGES, vcpu_get_stat(g->vcpu, pf_taken));
+}
+
+struct pinner {
+	struct gmem_vm g;
+	bool converted;
+	bool stop;
+	int nr_pins;
+	int nr_missed;
+};
+
+static void *pin_for_moments(void *arg)
+{
+	struct pinner *p = arg;
+	int pin;
+	u64 n;
+
+	for (n = 0; !READ_ONCE(p->stop); n++) {
+		pin = gmem_vm_pin(&p->g, 7 * n % RACE_PAGES, 1);
+		if (pin < 0)
+			continue;
+
+		p->nr_pins++;
+		usleep(500);
+		p->nr_missed += READ_ONCE(p->converted);
+		kvm_close(pin);
+		usleep(n % 16 * 250);
+	}
+	return NULL;
+}
+
+/* Nor is it missed if it comes while others of the pages are being looked at. */
+TEST_F(pin, is_not_missed)
+{
+	struct pinner p = {};
+	struct timespec start;
+	pthread_t thread;
+	u64 error_page;
+	int rounds;
+
+	gmem_vm_create(&p.g, RACE_PAGES);
+	kvm_pthread_create(&thread, NULL, pin_for_moments, &p);
+
+	clock_gettime(CLOCK_MONOTONIC, &start);
+	for (rounds = 0; elapsed_ms(start) < 5000; rounds++) {
+		ASSERT_EQ(0, madvise(p.g.mem, RACE_PAGES * PAGE_SIZE,
+				     MADV_POPULATE_WRITE));
+		ASSERT_EQ(0, to_private(&p.g, 0, RACE_PAGES, &error_page));
+
+		/* For longer than a pin lasts. */
+		WRITE_ONCE(p.converted, true);
+		usleep(3000);
+		WRITE_ONCE(p.converted, false);
+		gmem_set_shared(p.g.fd, 0, RACE_PAGES * PAGE_SIZE);
+	}
+	WRITE_ONCE(p.stop, true);
+	kvm_pthread_join(thread, NULL);
+	gmem_vm_free(&p.g);
+
+	TH_LOG("%d pins during %d conversions", p.nr_pins, rounds);
+	EXPECT_EQ(0, p.nr_missed);
+	EXPECT_LT(0, p.nr_pins);
 }
 
 static int trace_drains(void)
