@@ -18,7 +18,6 @@
  * did, and is thrown away because of step 3.
  */
 #include <linux/delay.h>
-#include <linux/jiffies.h>
 #include <linux/ktime.h>
 #include <linux/kvm_host.h>
 #include <linux/mm.h>
@@ -40,6 +39,12 @@
  * good.
  */
 #define KVM_GMEM_BUSY_WAIT_NS	(750 * NSEC_PER_MSEC)
+
+/*
+ * Looking at the pages of a large range takes long as well.  Waiting for users
+ * needs that many attempts to become as patient as it gets.
+ */
+#define KVM_GMEM_MIN_ATTEMPTS	6
 
 static int kvm_gmem_count_changes(struct kvm_gmem_conversion *c)
 {
@@ -122,10 +127,9 @@ static int kvm_gmem_try_convert(struct kvm_gmem_conversion *c)
 }
 
 /* Counts what was asked of a VM's view of the file in that VM's statistics. */
-static void kvm_gmem_account(struct kvm *kvm, struct kvm_gmem_conversion *c,
-			     int r)
+static void kvm_gmem_account(struct kvm_gmem_conversion *c, int r)
 {
-	struct kvm_vm_stat_generic *stat = &kvm->stat.generic;
+	struct kvm_vm_stat_generic *stat = &c->kvm->stat.generic;
 
 	if (r == -EAGAIN) {
 		stat->gmem_busy++;
@@ -142,9 +146,10 @@ static void kvm_gmem_account(struct kvm *kvm, struct kvm_gmem_conversion *c,
 	}
 }
 
-static int kvm_gmem_convert(struct kvm_gmem_conversion *c, struct kvm *kvm)
+static int kvm_gmem_convert(struct kvm_gmem_conversion *c)
 {
 	struct rw_semaphore *lock = &c->inode->i_mapping->invalidate_lock;
+	unsigned int nr_attempts = 0;
 	unsigned long delay_us = 100;
 	u64 start;
 	int r;
@@ -164,7 +169,8 @@ static int kvm_gmem_convert(struct kvm_gmem_conversion *c, struct kvm *kvm)
 
 		if (!c->deadline)
 			c->deadline = ktime_get_ns() + KVM_GMEM_BUSY_WAIT_NS;
-		if (ktime_get_ns() > c->deadline)
+		if (++nr_attempts >= KVM_GMEM_MIN_ATTEMPTS &&
+		    ktime_get_ns() > c->deadline)
 			break;
 
 		up_write(lock);
@@ -178,7 +184,7 @@ static int kvm_gmem_convert(struct kvm_gmem_conversion *c, struct kvm *kvm)
 		c->waited_ns += ktime_get_ns() - start;
 	}
 
-	kvm_gmem_account(kvm, c, r);
+	kvm_gmem_account(c, r);
 	up_write(lock);
 	return r;
 }
@@ -209,12 +215,13 @@ static int kvm_gmem_set_attributes(struct file *file,
 	if (attrs.offset + attrs.size > i_size_read(inode))
 		return -EINVAL;
 
+	c.kvm = f->kvm;
 	c.inode = inode;
 	c.start = attrs.offset >> PAGE_SHIFT;
 	c.last = c.start + (attrs.size >> PAGE_SHIFT) - 1;
 	c.attrs = attrs.attributes;
 
-	r = kvm_gmem_convert(&c, f->kvm);
+	r = kvm_gmem_convert(&c);
 
 	trace_kvm_gmem_convert(inode->i_ino, c.start, c.last - c.start + 1,
 			       c.attrs, c.nr_present, c.nr_drains, c.waited_ns, r);

@@ -6,9 +6,11 @@
 
 struct folio;
 struct inode;
+struct kvm;
 
 /**
  * struct kvm_gmem_conversion - A conversion at work
+ * @kvm: the VM that the file belongs to
  * @inode: the guest_memfd's inode
  * @start: first page of the range
  * @last: last page of the range, inclusive
@@ -19,8 +21,7 @@ struct inode;
  * @deadline: when to give up waiting for users, in ns, 0 if nobody waited yet
  * @locked_wait_ns: how long this attempt waits if others wait for the lock, in
  *		    ns, 0 before the first one
- * @locked_since: when waiting in this attempt, with the lock held, began, in ns,
- *		  0 if it has not
+ * @locked_waited_ns: how long this attempt has waited with the lock held
  * @certain: the conversion will succeed, there is no way back
  * @error_index: the page that stood in the way
  * @nr_changed: pages that changed state, present or not
@@ -29,6 +30,7 @@ struct inode;
  * @waited_ns: time spent waiting for references to go away
  */
 struct kvm_gmem_conversion {
+	struct kvm *kvm;
 	struct inode *inode;
 	pgoff_t start;
 	pgoff_t last;
@@ -37,7 +39,7 @@ struct kvm_gmem_conversion {
 	bool unmapped;
 	u64 deadline;
 	u64 locked_wait_ns;
-	u64 locked_since;
+	u64 locked_waited_ns;
 	bool certain;
 	pgoff_t error_index;
 	pgoff_t nr_changed;

@@ -9,7 +9,6 @@
  * users out, and then without it, by those who started the conversion.
  */
 #include <linux/delay.h>
-#include <linux/jiffies.h>
 #include <linux/ktime.h>
 #include <linux/kvm_host.h>
 #include <linux/mm.h>
@@ -42,10 +41,11 @@
  * Draining LRU caches disturbs all CPUs, and nobody who converts in a loop,
  * with success or without, should do that to them: a few times in a row is
  * fine, then once in a while.  Who has to wait for the next time waits no
- * longer than for other references.
+ * longer than for other references.  All files of a VM share this, or else new
+ * ones would be the way to drain more often.
  */
-#define KVM_GMEM_DRAIN_INTERVAL	(HZ / 10)
-#define KVM_GMEM_DRAIN_BURST	(3 * KVM_GMEM_DRAIN_INTERVAL)
+#define KVM_GMEM_DRAIN_INTERVAL_NS	(100 * NSEC_PER_MSEC)
+#define KVM_GMEM_DRAIN_BURST_NS		(3 * KVM_GMEM_DRAIN_INTERVAL_NS)
 
 /*
  * Requests that are over in a moment, as the size of a guest's own page state
@@ -195,16 +195,17 @@ static void kvm_gmem_drain_for_folio(struct kvm_gmem_conversion *c,
 				     struct folio *folio)
 {
 	enum lru_cache_drained drained = LRU_CACHE_NOT_DRAINED;
-	struct gmem_inode *gi = GMEM_I(c->inode);
+	u64 until = READ_ONCE(c->kvm->gmem_drained_until);
+	u64 now = ktime_get_ns();
 
-	if (time_before(jiffies + KVM_GMEM_DRAIN_BURST, gi->drained_until))
+	if (now + KVM_GMEM_DRAIN_BURST_NS < until)
 		return;
 
 	lru_cache_drain_for_folio(folio, 0, &drained);
 	if (drained == LRU_CACHE_DRAINED_ALL) {
-		if (time_before(gi->drained_until, jiffies))
-			gi->drained_until = jiffies;
-		gi->drained_until += KVM_GMEM_DRAIN_INTERVAL;
+		/* A racing conversion of another file may drain once more. */
+		WRITE_ONCE(c->kvm->gmem_drained_until,
+			   max(now, until) + KVM_GMEM_DRAIN_INTERVAL_NS);
 		c->nr_drains++;
 	}
 }
@@ -229,10 +230,8 @@ static int kvm_gmem_unmap_folio(struct kvm_gmem_conversion *c,
 }
 
 /* Whether waiting with the invalidate lock held has ceased to make sense. */
-static bool kvm_gmem_waited_enough(struct kvm_gmem_conversion *c, u64 now)
+static bool kvm_gmem_waited_enough(struct kvm_gmem_conversion *c, u64 waited)
 {
-	u64 waited = now - c->locked_since;
-
 	if (waited < c->locked_wait_ns)
 		return false;
 
@@ -243,22 +242,21 @@ static bool kvm_gmem_waited_enough(struct kvm_gmem_conversion *c, u64 now)
 static int kvm_gmem_wait_for_users(struct kvm_gmem_conversion *c,
 				   struct folio *folio)
 {
-	u64 now, start = ktime_get_ns();
+	u64 waited, start = ktime_get_ns();
 	unsigned long delay_us = 10;
 	bool busy;
-
-	if (!c->locked_since)
-		c->locked_since = start;
 
 	do {
 		usleep_range(delay_us, 2 * delay_us);
 		delay_us = min(2 * delay_us, 500);
-		now = ktime_get_ns();
+		waited = ktime_get_ns() - start;
 		busy = kvm_gmem_folio_is_busy(c, folio);
-	} while (busy && (now - start < KVM_GMEM_PAGE_WAIT_NS ||
-			  !kvm_gmem_waited_enough(c, now)));
+	} while (busy &&
+		 (waited < KVM_GMEM_PAGE_WAIT_NS ||
+		  !kvm_gmem_waited_enough(c, c->locked_waited_ns + waited)));
 
-	c->waited_ns += now - start;
+	c->locked_waited_ns += waited;
+	c->waited_ns += waited;
 	return busy ? -EAGAIN : 0;
 }
 
@@ -323,7 +321,7 @@ int kvm_gmem_evict_host_users(struct kvm_gmem_conversion *c)
 
 	c->nr_busy = 0;
 	c->unmapped = false;
-	c->locked_since = 0;
+	c->locked_waited_ns = 0;
 	c->locked_wait_ns = clamp(2 * c->locked_wait_ns,
 				  KVM_GMEM_LOCKED_WAIT_MIN_NS,
 				  KVM_GMEM_LOCKED_WAIT_MAX_NS);

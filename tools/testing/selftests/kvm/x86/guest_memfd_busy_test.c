@@ -37,14 +37,15 @@
 #define DATA_SIZE	(NR_PAGES * PAGE_SIZE)
 #define NR_VCPUS	2
 #define ALLOCATE_SIZE	(256 * SZ_1M)
-#define DEFAULT_SECONDS	20
+#define DEFAULT_SECONDS	15
 
 static u64 nr_rounds;
 
-/* What the host's threads work on, and how many pages they pin at a time. */
+/* What the host's threads work on, how many pages they pin, and for how long. */
 static struct {
 	struct gmem_vm *g;
 	int nr_pin;
+	int hold_us;
 	bool stop;
 } host;
 
@@ -135,6 +136,9 @@ static u64 host_splice(u64 n)
 	len = vmsplice(fds[1], &iov, 1, SPLICE_F_NONBLOCK);
 	if (len <= 0)
 		return 0;
+
+	if (host.hold_us)
+		usleep(host.hold_us);
 
 	for (; len > 0; len -= r) {
 		r = read(fds[0], buf, len);
@@ -337,6 +341,24 @@ TEST_F_TIMEOUT(busy, pinning_many_pages_is_not, 3600)
 	};
 
 	host.nr_pin = NR_PAGES / 2;
+	race_with_users(_metadata, &self->g, self->hammers, users,
+			ARRAY_SIZE(users));
+}
+
+/*
+ * Enough of them that some page of the range is in use at any time, for as long
+ * as new ones may come.
+ */
+TEST_F_TIMEOUT(busy, overlapping_users_are_not, 3600)
+{
+	struct host_user users[16];
+	int i;
+
+	for (i = 0; i < ARRAY_SIZE(users); i++)
+		users[i] = (struct host_user) { "vmsplice", host_splice };
+
+	host.nr_pin = 1;
+	host.hold_us = 8000;
 	race_with_users(_metadata, &self->g, self->hammers, users,
 			ARRAY_SIZE(users));
 }

@@ -15,7 +15,6 @@
 #include <time.h>
 #include <unistd.h>
 
-#include <linux/falloc.h>
 
 #include "gmem_vm.h"
 #include "hwpoison.h"
@@ -487,7 +486,7 @@ TEST_F(pin, repeated_requests_drain_rarely)
 }
 
 struct toucher {
-	struct gmem_vm *g;
+	char *mem;
 	pthread_barrier_t barrier;
 };
 
@@ -502,23 +501,23 @@ static void *touch_on_cpu_1(void *arg)
 		if (READ_ONCE(stop_filling))
 			return NULL;
 
-		WRITE_ONCE(*gmem_vm_hva(t->g, 0), 1);
+		WRITE_ONCE(*t->mem, 1);
 		pthread_barrier_wait(&t->barrier);
 	}
 }
 
 /*
- * Nor may one whose requests succeed, each with a page that takes a drain.  They
- * wait for their turn, but not for so long that they would fail.
+ * Nor may one whose requests succeed, each with a page that takes a drain, and
+ * each in a file of its own.  They wait for their turn, but not for so long that
+ * they would fail.
  */
 TEST_F(pin, successful_requests_drain_rarely)
 {
-	struct toucher t = { .g = &self->g };
-	struct gmem_vm *g = &self->g;
+	u64 flags = GUEST_MEMFD_FLAG_MMAP | GUEST_MEMFD_FLAG_INIT_SHARED;
 	struct timespec start;
+	struct toucher t;
 	pthread_t thread;
-	int calls, drains;
-	u64 error_page;
+	int fd, calls, drains;
 
 	if (sysconf(_SC_NPROCESSORS_ONLN) < 2)
 		SKIP(return, "only one CPU");
@@ -532,13 +531,14 @@ TEST_F(pin, successful_requests_drain_rarely)
 
 	clock_gettime(CLOCK_MONOTONIC, &start);
 	for (calls = 0; elapsed_ms(start) < 4000; calls++) {
-		kvm_fallocate(g->fd, FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE,
-			      0, PAGE_SIZE);
+		fd = vm_create_guest_memfd(self->g.vm, PAGE_SIZE, flags);
+		t.mem = kvm_mmap(PAGE_SIZE, PROT_READ | PROT_WRITE, MAP_SHARED, fd);
 		pthread_barrier_wait(&t.barrier);
 		pthread_barrier_wait(&t.barrier);
 
-		ASSERT_EQ(0, to_private(g, 0, 1, &error_page));
-		gmem_set_shared(g->fd, 0, PAGE_SIZE);
+		gmem_set_private(fd, 0, PAGE_SIZE);
+		kvm_munmap(t.mem, PAGE_SIZE);
+		kvm_close(fd);
 	}
 	drains = count_drains();
 	TH_LOG("%d calls made %d CPUs drain", calls, drains);
