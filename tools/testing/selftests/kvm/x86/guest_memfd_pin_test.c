@@ -15,7 +15,6 @@
 #include <time.h>
 #include <unistd.h>
 
-
 #include "gmem_vm.h"
 #include "hwpoison.h"
 #include "kvm_util.h"
