@@ -17,7 +17,6 @@
  * A fault that looked at the old attributes took mmu_invalidate_seq before it
  * did, and is thrown away because of step 3.
  */
-#include <linux/delay.h>
 #include <linux/ktime.h>
 #include <linux/kvm_host.h>
 #include <linux/mm.h>
@@ -36,9 +35,12 @@
  * copies to and from another process for one copy, direct I/O for one request
  * to a disk, and each of them for longer if it is preempted.  This is well
  * beyond all of them, and soon enough to hear of a page that is pinned for
- * good.
+ * good.  If it's not always the same page that is in the way then none is, but
+ * there are many users, and it is a matter of luck to find a moment without any.
  */
-#define KVM_GMEM_BUSY_WAIT_NS	(750 * NSEC_PER_MSEC)
+#define KVM_GMEM_BUSY_WAIT_NS		(750 * NSEC_PER_MSEC)
+#define KVM_GMEM_RESTLESS_WAIT_NS	(2 * NSEC_PER_SEC)
+#define KVM_GMEM_RESTLESS_MOVES		3
 
 /*
  * Looking at the pages of a large range takes long as well.  Waiting for users
@@ -146,12 +148,27 @@ static void kvm_gmem_account(struct kvm_gmem_conversion *c, int r)
 	}
 }
 
+/* Whether a page in use is to be reported, rather than to be tried again. */
+static bool kvm_gmem_tried_enough(struct kvm_gmem_conversion *c)
+{
+	u64 now = ktime_get_ns(), limit;
+
+	if (!c->nr_attempts++)
+		c->busy_since = now;
+	else if (c->error_index != c->busy_index)
+		c->nr_moves++;
+
+	c->busy_index = c->error_index;
+	c->restless = c->nr_moves >= KVM_GMEM_RESTLESS_MOVES;
+
+	limit = c->restless ? KVM_GMEM_RESTLESS_WAIT_NS : KVM_GMEM_BUSY_WAIT_NS;
+	return c->nr_attempts >= KVM_GMEM_MIN_ATTEMPTS &&
+	       now - c->busy_since > limit;
+}
+
 static int kvm_gmem_convert(struct kvm_gmem_conversion *c)
 {
 	struct rw_semaphore *lock = &c->inode->i_mapping->invalidate_lock;
-	unsigned int nr_attempts = 0;
-	unsigned long delay_us = 100;
-	u64 start;
 	int r;
 
 	/* True only if one range covers it all, i.e. this is a single lookup. */
@@ -164,13 +181,7 @@ static int kvm_gmem_convert(struct kvm_gmem_conversion *c)
 			return -EINTR;
 
 		r = kvm_gmem_try_convert(c);
-		if (r != -EAGAIN)
-			break;
-
-		if (!c->deadline)
-			c->deadline = ktime_get_ns() + KVM_GMEM_BUSY_WAIT_NS;
-		if (++nr_attempts >= KVM_GMEM_MIN_ATTEMPTS &&
-		    ktime_get_ns() > c->deadline)
+		if (r != -EAGAIN || kvm_gmem_tried_enough(c))
 			break;
 
 		up_write(lock);
@@ -178,10 +189,7 @@ static int kvm_gmem_convert(struct kvm_gmem_conversion *c)
 		if (signal_pending(current))
 			return -EINTR;
 
-		start = ktime_get_ns();
-		usleep_range(delay_us, 2 * delay_us);
-		delay_us = min(2 * delay_us, 8 * USEC_PER_MSEC);
-		c->waited_ns += ktime_get_ns() - start;
+		kvm_gmem_wait_unlocked(c);
 	}
 
 	kvm_gmem_account(c, r);

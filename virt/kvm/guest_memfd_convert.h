@@ -18,7 +18,11 @@ struct kvm;
  * @nr_busy: pages with references of unknown users, as counted by
  *	     kvm_gmem_note_folio()
  * @unmapped: the host's mappings are gone and must be
- * @deadline: when to give up waiting for users, in ns, 0 if nobody waited yet
+ * @nr_attempts: attempts so far that found a page in use
+ * @busy_since: when the first of them did, in ns
+ * @busy_index: which page the last of them found
+ * @nr_moves: how often an attempt found another page in use than the one before
+ * @restless: that is so often that there must be users that come and go
  * @locked_wait_ns: how long this attempt waits if others wait for the lock, in
  *		    ns, 0 before the first one
  * @locked_waited_ns: how long this attempt has waited with the lock held
@@ -37,7 +41,11 @@ struct kvm_gmem_conversion {
 	u64 attrs;
 	unsigned long nr_busy;
 	bool unmapped;
-	u64 deadline;
+	unsigned int nr_attempts;
+	u64 busy_since;
+	pgoff_t busy_index;
+	unsigned int nr_moves;
+	bool restless;
 	u64 locked_wait_ns;
 	u64 locked_waited_ns;
 	bool certain;
@@ -54,5 +62,6 @@ typedef int (*kvm_gmem_folio_fn)(struct kvm_gmem_conversion *c,
 int kvm_gmem_take_a_break(struct kvm_gmem_conversion *c, unsigned int *nr_steps);
 int kvm_gmem_walk_folios(struct kvm_gmem_conversion *c, kvm_gmem_folio_fn fn);
 int kvm_gmem_evict_host_users(struct kvm_gmem_conversion *c);
+void kvm_gmem_wait_unlocked(struct kvm_gmem_conversion *c);
 
 #endif /* __KVM_GUEST_MEMFD_CONVERT_H__ */

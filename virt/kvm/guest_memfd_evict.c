@@ -32,6 +32,12 @@
 #define KVM_GMEM_LOCKED_WAIT_MAX_NS	(32 * NSEC_PER_MSEC)
 
 /*
+ * How long to wait, at a time, without the lock, for whoever uses the page that
+ * stood in the way to get on and be done.
+ */
+#define KVM_GMEM_UNLOCKED_WAIT_NS	(16 * NSEC_PER_MSEC)
+
+/*
  * The least that each page gets, for one page that takes long must not make the
  * next one in the range look busy.
  */
@@ -298,12 +304,33 @@ static int kvm_gmem_settle_folio(struct kvm_gmem_conversion *c,
 	return r ? kvm_gmem_refuse_folio(c, folio, r) : 0;
 }
 
+static int kvm_gmem_unmap_range(struct kvm_gmem_conversion *c)
+{
+	struct kvm_gmem_attrs_range range;
+	unsigned int nr_steps = 0;
+	int r;
+
+	kvm_gmem_for_each_attrs_range(&range, &GMEM_I(c->inode)->attrs,
+				      c->start, c->last) {
+		if (range.attrs != c->attrs)
+			unmap_mapping_pages(c->inode->i_mapping, range.start,
+					    range.last - range.start + 1, false);
+
+		r = kvm_gmem_take_a_break(c, &nr_steps);
+		if (r)
+			return r;
+	}
+	return 0;
+}
+
 /**
  * kvm_gmem_evict_host_users() - Make sure that nobody but the guest uses pages
  * @c: a conversion to private
  *
  * Looks at all pages with the host's mappings in place, first.  A page that is
- * in use for long had better be found before they are torn down.
+ * in use for long had better be found before they are torn down.  Users that
+ * come and go are another matter: while one page is waited for, they would find
+ * the next one.
  *
  * Context: The file's invalidate lock must be held for write, and be so until
  *	    the new attributes have been stored.  May sleep.
@@ -312,12 +339,9 @@ static int kvm_gmem_settle_folio(struct kvm_gmem_conversion *c,
  */
 int kvm_gmem_evict_host_users(struct kvm_gmem_conversion *c)
 {
-	struct address_space *mapping = c->inode->i_mapping;
-	struct kvm_gmem_attrs_range range;
-	unsigned int nr_steps = 0;
 	int r;
 
-	lockdep_assert_held_write(&mapping->invalidate_lock);
+	lockdep_assert_held_write(&c->inode->i_mapping->invalidate_lock);
 
 	c->nr_busy = 0;
 	c->unmapped = false;
@@ -331,22 +355,61 @@ int kvm_gmem_evict_host_users(struct kvm_gmem_conversion *c)
 		return r;
 
 	if (c->nr_busy) {
+		if (c->restless) {
+			r = kvm_gmem_unmap_range(c);
+			if (r)
+				return r;
+		}
+
 		r = kvm_gmem_walk_folios(c, kvm_gmem_settle_folio);
 		if (r)
 			return r;
 	}
 
-	kvm_gmem_for_each_attrs_range(&range, &GMEM_I(c->inode)->attrs,
-				      c->start, c->last) {
-		if (range.attrs != c->attrs)
-			unmap_mapping_pages(mapping, range.start,
-					    range.last - range.start + 1, false);
-
-		r = kvm_gmem_take_a_break(c, &nr_steps);
-		if (r)
-			return r;
-	}
+	r = kvm_gmem_unmap_range(c);
+	if (r)
+		return r;
 
 	c->unmapped = true;
 	return kvm_gmem_walk_folios(c, kvm_gmem_settle_folio);
+}
+
+static bool kvm_gmem_is_still_busy(struct kvm_gmem_conversion *c)
+{
+	struct address_space *mapping = c->inode->i_mapping;
+	struct folio *folio;
+	bool busy;
+
+	/* Pages stay in the file, so there is no need for a reference. */
+	if (!down_read_trylock(&mapping->invalidate_lock))
+		return true;
+
+	folio = xa_load(&mapping->i_pages, c->error_index);
+	busy = folio && folio_ref_count(folio) > folio_expected_ref_count(folio);
+	up_read(&mapping->invalidate_lock);
+	return busy;
+}
+
+/**
+ * kvm_gmem_wait_unlocked() - Let users of a page go on for a while
+ * @c: a conversion to private that found the page at its error_index in use
+ *
+ * Returns once that page looks unused, which is when another attempt has the
+ * best chances: who has just let go of some pages has yet to get hold of others.
+ *
+ * Context: Without the file's invalidate lock.  Sleeps.
+ */
+void kvm_gmem_wait_unlocked(struct kvm_gmem_conversion *c)
+{
+	u64 waited, start = ktime_get_ns();
+	unsigned long delay_us = 50;
+
+	do {
+		usleep_range(delay_us, 2 * delay_us);
+		delay_us = min(2 * delay_us, 500);
+		waited = ktime_get_ns() - start;
+	} while (waited < KVM_GMEM_UNLOCKED_WAIT_NS &&
+		 kvm_gmem_is_still_busy(c) && !signal_pending(current));
+
+	c->waited_ns += waited;
 }
