@@ -474,8 +474,13 @@ TEST_F(signals, come_after_want_of_memory)
 
 	kvm_fallocate(g->fd, FALLOC_FL_KEEP_SIZE, 0, SIGNAL_PAGES * PAGE_SIZE);
 
-	/* Some allocations may be for the fault on the struct. */
+	/* Who has nothing to store wants for none. */
 	pending.fail_nth = open_fail_nth(_metadata);
+	fail_from_now_on(pending.fail_nth, 1);
+	ASSERT_EQ(0, convert(g, 8, SIGNAL_PAGES - 8, 0, &error_page));
+	ASSERT_FALSE(has_failed(pending.fail_nth));
+
+	/* Some allocations may be for the fault on the struct. */
 	do {
 		pending.nth++;
 		r = convert_with_signal_pending(g, 8, SIGNAL_PAGES - 8, PRIVATE,
