@@ -29,20 +29,6 @@
 #define GARBAGE		0x5a5a5a5a5a5a5a5aull
 #define FAULT_DIR	"/sys/kernel/debug/"
 
-/* Returns the errno, 0 for success; *error_page is -1 if none was written. */
-static int convert(struct gmem_vm *g, int page, int nr, u64 attributes,
-		   int *error_page)
-{
-	u64 error_offset = GARBAGE;
-	int r;
-
-	r = __gmem_set_attributes(g->fd, page * PAGE_SIZE, nr * PAGE_SIZE,
-				  attributes, &error_offset);
-	r = r ? errno : 0;
-	*error_page = error_offset == GARBAGE ? -1 : error_offset / PAGE_SIZE;
-	return r;
-}
-
 /* Sees to it that all of it can be accessed, and is allocated. */
 static bool all_shared(struct gmem_vm *g, int page, int nr)
 {
@@ -147,8 +133,8 @@ TEST_F_TIMEOUT(alloc, every_failure_changes_nothing, 300)
 
 		for (nth = 1;; nth++) {
 			fail_from_now_on(self->fail_nth, nth);
-			r = convert(g, page, nr, to_private ? PRIVATE : 0,
-				    &error_page);
+			r = gmem_vm_convert(g, page, nr, to_private ? PRIVATE : 0,
+					    &error_page);
 			failed = has_failed(self->fail_nth);
 			if (!r)
 				break;
@@ -193,7 +179,7 @@ TEST_F(alloc, comes_after_nothing_to_do_and_before_pages)
 
 	for (i = 0; i < 2; i++) {
 		fail_from_now_on(self->fail_nth, 1);
-		ASSERT_EQ(0, convert(g, 10 + i, 1, i ? PRIVATE : 0, &error_page));
+		ASSERT_EQ(0, gmem_vm_convert(g, 10 + i, 1, i ? PRIVATE : 0, &error_page));
 		ASSERT_FALSE(has_failed(self->fail_nth));
 	}
 
@@ -212,7 +198,7 @@ TEST_F(alloc, comes_after_nothing_to_do_and_before_pages)
 	for (i = 20; i <= 30; i += 10) {
 		for (k = 1; k < 10; k++) {
 			fail_from_now_on(self->fail_nth, 1);
-			r = convert(g, i - k, 2 * k, PRIVATE, &error_page);
+			r = gmem_vm_convert(g, i - k, 2 * k, PRIVATE, &error_page);
 			if (has_failed(self->fail_nth))
 				break;
 		}
@@ -222,12 +208,12 @@ TEST_F(alloc, comes_after_nothing_to_do_and_before_pages)
 
 	/* They were in the way. */
 	if (pin >= 0) {
-		ASSERT_EQ(EAGAIN, convert(g, 15, 10, PRIVATE, &error_page));
+		ASSERT_EQ(EAGAIN, gmem_vm_convert(g, 15, 10, PRIVATE, &error_page));
 		ASSERT_EQ(20, error_page);
 		kvm_close(pin);
 	}
 	if (pfn) {
-		ASSERT_EQ(EHWPOISON, convert(g, 25, 10, PRIVATE, &error_page));
+		ASSERT_EQ(EHWPOISON, gmem_vm_convert(g, 25, 10, PRIVATE, &error_page));
 		ASSERT_EQ(30, error_page);
 		kvm_fallocate(g->fd, FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE,
 			      30 * PAGE_SIZE, PAGE_SIZE);
@@ -319,7 +305,7 @@ TEST_F_TIMEOUT(signals, interruption_changes_nothing, 300)
 		gmem_set_private(g->fd, i * PAGE_SIZE, PAGE_SIZE);
 
 		set_timer(1 + kvm_random_u32(&rng) % us);
-		r = convert(g, 0, SIGNAL_PAGES, PRIVATE, &error_page);
+		r = gmem_vm_convert(g, 0, SIGNAL_PAGES, PRIVATE, &error_page);
 		set_timer(0);
 		ASSERT_EQ(-1, error_page);
 
@@ -444,7 +430,7 @@ TEST_F_TIMEOUT(signals, pending_from_the_start, 120)
 		ASSERT_EQ(EINTR, convert_with_signal_pending(g, 0, 256, PRIVATE,
 							     &error_page));
 		ASSERT_EQ(-1, error_page);
-		ASSERT_EQ(EHWPOISON, convert(g, 0, 256, PRIVATE, &error_page));
+		ASSERT_EQ(EHWPOISON, gmem_vm_convert(g, 0, 256, PRIVATE, &error_page));
 		ASSERT_EQ(254, error_page);
 		kvm_fallocate(g->fd, FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE,
 			      254 * PAGE_SIZE, PAGE_SIZE);
@@ -477,7 +463,7 @@ TEST_F(signals, come_after_want_of_memory)
 	/* Who has nothing to store wants for none. */
 	pending.fail_nth = open_fail_nth(_metadata);
 	fail_from_now_on(pending.fail_nth, 1);
-	ASSERT_EQ(0, convert(g, 8, SIGNAL_PAGES - 8, 0, &error_page));
+	ASSERT_EQ(0, gmem_vm_convert(g, 8, SIGNAL_PAGES - 8, 0, &error_page));
 	ASSERT_FALSE(has_failed(pending.fail_nth));
 
 	/* Some allocations may be for the fault on the struct. */
@@ -513,16 +499,16 @@ TEST_F(signals, end_a_wait)
 
 		clock_gettime(CLOCK_MONOTONIC, &start);
 		set_timer(30000);
-		ASSERT_EQ(EINTR, convert(g, 0, 8, PRIVATE, &error_page));
+		ASSERT_EQ(EINTR, gmem_vm_convert(g, 0, 8, PRIVATE, &error_page));
 		ASSERT_EQ(-1, error_page);
 		ASSERT_GT(130000, elapsed_us(start));
 		ASSERT_TRUE(all_shared(g, 0, 8));
 
-		ASSERT_EQ(EAGAIN, convert(g, 0, 8, PRIVATE, &error_page));
+		ASSERT_EQ(EAGAIN, gmem_vm_convert(g, 0, 8, PRIVATE, &error_page));
 		ASSERT_EQ(i, error_page);
 
 		kvm_close(pin);
-		ASSERT_EQ(0, convert(g, 0, 8, PRIVATE, &error_page));
+		ASSERT_EQ(0, gmem_vm_convert(g, 0, 8, PRIVATE, &error_page));
 		gmem_set_shared(g->fd, 0, 8 * PAGE_SIZE);
 	}
 }
@@ -546,8 +532,8 @@ TEST_F(signals, fatal_ones_kill)
 			int error_page;
 
 			for (;;) {
-				convert(g, 0, SIGNAL_PAGES, PRIVATE, &error_page);
-				convert(g, 0, SIGNAL_PAGES, 0, &error_page);
+				gmem_vm_convert(g, 0, SIGNAL_PAGES, PRIVATE, &error_page);
+				gmem_vm_convert(g, 0, SIGNAL_PAGES, 0, &error_page);
 			}
 		}
 		usleep(100000);

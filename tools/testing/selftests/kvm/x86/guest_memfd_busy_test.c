@@ -218,18 +218,6 @@ FIXTURE_TEARDOWN(busy)
 	gmem_vm_free(&self->g);
 }
 
-/* Returns the errno, 0 for success. */
-static int to_private(struct gmem_vm *g, int page, int nr, u64 *error_page)
-{
-	u64 error_offset = 0;
-	int r;
-
-	r = __gmem_set_attributes(g->fd, page * PAGE_SIZE, nr * PAGE_SIZE,
-				  KVM_MEMORY_ATTRIBUTE_PRIVATE, &error_offset);
-	*error_page = error_offset / PAGE_SIZE;
-	return r ? errno : 0;
-}
-
 static u64 elapsed_ms(struct timespec start)
 {
 	return timespec_to_ns(timespec_elapsed(start)) / 1000000;
@@ -278,7 +266,7 @@ static void race_with_users(struct __test_metadata *_metadata,
 		nr = 1 + kvm_random_u32(&rng) % (NR_PAGES - page);
 
 		clock_gettime(CLOCK_MONOTONIC, &call);
-		r = to_private(g, page, nr, &error_page);
+		r = gmem_vm_to_private(g, page, nr, &error_page);
 		worst = max_t(u64, worst, elapsed_ms(call));
 
 		/* A fault in flight must not map what is private by now. */
@@ -372,7 +360,7 @@ TEST_F(busy, locked_memory_is_not)
 
 	for (i = 0; i < 20; i++) {
 		ASSERT_EQ(0, mlock(g->mem, DATA_SIZE));
-		ASSERT_EQ(0, to_private(g, 0, NR_PAGES, &error_page));
+		ASSERT_EQ(0, gmem_vm_to_private(g, 0, NR_PAGES, &error_page));
 		munlock(g->mem, DATA_SIZE);
 		gmem_set_shared(g->fd, 0, DATA_SIZE);
 	}

@@ -48,18 +48,6 @@ FIXTURE_TEARDOWN(pin)
 	gmem_vm_free(&self->g);
 }
 
-/* Returns the errno, 0 for success. */
-static int to_private(struct gmem_vm *g, int page, int nr, u64 *error_page)
-{
-	u64 error_offset = 0;
-	int r;
-
-	r = __gmem_set_attributes(g->fd, page * PAGE_SIZE, nr * PAGE_SIZE,
-				  KVM_MEMORY_ATTRIBUTE_PRIVATE, &error_offset);
-	*error_page = error_offset / PAGE_SIZE;
-	return r ? errno : 0;
-}
-
 static u64 elapsed_ms(struct timespec start)
 {
 	return timespec_to_ns(timespec_elapsed(start)) / 1000000;
@@ -81,14 +69,14 @@ TEST_F(pin, is_found_soon)
 	ASSERT_LE(0, pins[1]);
 
 	clock_gettime(CLOCK_MONOTONIC, &start);
-	ASSERT_EQ(EAGAIN, to_private(g, 2, 12, &error_page));
+	ASSERT_EQ(EAGAIN, gmem_vm_to_private(g, 2, 12, &error_page));
 	first_ms = elapsed_ms(start);
 	ASSERT_EQ(5, error_page);
 	ASSERT_GT(2000, first_ms);
 
 	clock_gettime(CLOCK_MONOTONIC, &start);
 	do {
-		ASSERT_EQ(EAGAIN, to_private(g, 2, 12, &error_page));
+		ASSERT_EQ(EAGAIN, gmem_vm_to_private(g, 2, 12, &error_page));
 		ASSERT_EQ(5, error_page);
 		nr_calls++;
 	} while (elapsed_ms(start) < 3000);
@@ -101,16 +89,16 @@ TEST_F(pin, is_found_soon)
 		ASSERT_TRUE(gmem_vm_host_can_access(g, i));
 
 	/* Outside of the pins is not busy, and each pin counts by itself. */
-	ASSERT_EQ(0, to_private(g, 6, 5, &error_page));
-	ASSERT_EQ(0, to_private(g, 13, 3, &error_page));
+	ASSERT_EQ(0, gmem_vm_to_private(g, 6, 5, &error_page));
+	ASSERT_EQ(0, gmem_vm_to_private(g, 13, 3, &error_page));
 	kvm_close(pins[0]);
-	ASSERT_EQ(EAGAIN, to_private(g, 2, 14, &error_page));
+	ASSERT_EQ(EAGAIN, gmem_vm_to_private(g, 2, 14, &error_page));
 	ASSERT_EQ(11, error_page);
 	ASSERT_TRUE(gmem_vm_host_can_access(g, 5));
 
 	/* No memory of what was busy outlasts the reason. */
 	kvm_close(pins[1]);
-	ASSERT_EQ(0, to_private(g, 2, 14, &error_page));
+	ASSERT_EQ(0, gmem_vm_to_private(g, 2, 14, &error_page));
 	for (i = 0; i < NR_PAGES; i++)
 		ASSERT_EQ(i < 2, gmem_vm_host_can_access(g, i));
 }
@@ -158,12 +146,12 @@ TEST_F(pin, is_found_among_many)
 	for (i = 0; i < ARRAY_SIZE(pinned); i++) {
 		pins[i] = gmem_vm_pin(&g, pinned[i], 1);
 		ASSERT_LE(0, pins[i]);
-		ASSERT_EQ(EAGAIN, to_private(&g, 0, nr_pages, &error_page));
+		ASSERT_EQ(EAGAIN, gmem_vm_to_private(&g, 0, nr_pages, &error_page));
 		ASSERT_EQ(pinned[i], error_page);
 	}
 	for (i = 0; i < ARRAY_SIZE(pinned); i++)
 		kvm_close(pins[i]);
-	ASSERT_EQ(0, to_private(&g, 0, nr_pages, &error_page));
+	ASSERT_EQ(0, gmem_vm_to_private(&g, 0, nr_pages, &error_page));
 	gmem_vm_free(&g);
 }
 
@@ -188,7 +176,7 @@ TEST_F(pin, going_away_is_waited_for)
 		pin = gmem_vm_pin(g, i, 1);
 		ASSERT_LE(0, pin);
 		kvm_pthread_create(&thread, NULL, unpin_later, (void *)pin);
-		ASSERT_EQ(0, to_private(g, 0, NR_PAGES, &error_page));
+		ASSERT_EQ(0, gmem_vm_to_private(g, 0, NR_PAGES, &error_page));
 		kvm_pthread_join(thread, NULL);
 		gmem_set_shared(g->fd, 0, DATA_SIZE);
 	}
@@ -234,7 +222,7 @@ TEST_F(pin, lets_others_fault)
 
 	nr_faults = READ_ONCE(f.nr_faults);
 	for (i = 0; i < 10; i++)
-		ASSERT_EQ(EAGAIN, to_private(g, 0, NR_PAGES, &error_page));
+		ASSERT_EQ(EAGAIN, gmem_vm_to_private(g, 0, NR_PAGES, &error_page));
 	nr_faults = READ_ONCE(f.nr_faults) - nr_faults;
 
 	WRITE_ONCE(f.stop, true);
@@ -256,16 +244,16 @@ TEST_F(pin, leaves_no_grudge)
 	*gmem_vm_hva(g, 3) = 0x1111;
 	pin = gmem_vm_pin(g, 3, 1);
 	ASSERT_LE(0, pin);
-	ASSERT_EQ(EAGAIN, to_private(g, 0, NR_PAGES, &error_page));
+	ASSERT_EQ(EAGAIN, gmem_vm_to_private(g, 0, NR_PAGES, &error_page));
 	ASSERT_EQ(3, error_page);
 	kvm_close(pin);
-	ASSERT_EQ(0, to_private(g, 0, NR_PAGES, &error_page));
+	ASSERT_EQ(0, gmem_vm_to_private(g, 0, NR_PAGES, &error_page));
 	gmem_set_shared(g->fd, 0, DATA_SIZE);
 
 	pin = gmem_vm_pin(g, 3, 1);
 	ASSERT_LE(0, pin);
 	kvm_pthread_create(&thread, NULL, unpin_later, (void *)pin);
-	ASSERT_EQ(0, to_private(g, 0, NR_PAGES, &error_page));
+	ASSERT_EQ(0, gmem_vm_to_private(g, 0, NR_PAGES, &error_page));
 	kvm_pthread_join(thread, NULL);
 }
 
@@ -286,9 +274,9 @@ TEST_F(pin, failure_disturbs_little)
 
 		pin = gmem_vm_pin(g, pinned[i], 1);
 		ASSERT_LE(0, pin);
-		ASSERT_EQ(EAGAIN, to_private(g, 0, NR_PAGES, &error_page));
+		ASSERT_EQ(EAGAIN, gmem_vm_to_private(g, 0, NR_PAGES, &error_page));
 		ASSERT_EQ(pinned[i], error_page);
-		ASSERT_EQ(EAGAIN, to_private(g, 0, NR_PAGES, &error_page));
+		ASSERT_EQ(EAGAIN, gmem_vm_to_private(g, 0, NR_PAGES, &error_page));
 
 		for (page = 0; page < NR_PAGES; page++) {
 			if (page != pinned[i])
@@ -300,7 +288,7 @@ TEST_F(pin, failure_disturbs_little)
 	}
 
 	/* The measure works: success does unmap and zap. */
-	ASSERT_EQ(0, to_private(g, 0, NR_PAGES, &error_page));
+	ASSERT_EQ(0, gmem_vm_to_private(g, 0, NR_PAGES, &error_page));
 	for (page = 0; page < NR_PAGES; page++) {
 		ASSERT_FALSE(hwpoison_mapped_pfn(gmem_vm_hva(g, page)));
 		ASSERT_EQ(page, gmem_vm_read(g, page));
@@ -352,7 +340,7 @@ TEST_F(pin, is_not_missed)
 	for (rounds = 0; elapsed_ms(start) < 5000; rounds++) {
 		ASSERT_EQ(0, madvise(p.g.mem, RACE_PAGES * PAGE_SIZE,
 				     MADV_POPULATE_WRITE));
-		ASSERT_EQ(0, to_private(&p.g, 0, RACE_PAGES, &error_page));
+		ASSERT_EQ(0, gmem_vm_to_private(&p.g, 0, RACE_PAGES, &error_page));
 
 		/* For longer than a pin lasts. */
 		WRITE_ONCE(p.converted, true);
@@ -457,7 +445,7 @@ TEST_F(pin, repeated_requests_drain_rarely)
 	ASSERT_LE(0, pin);
 
 	clock_gettime(CLOCK_MONOTONIC, &start);
-	ASSERT_EQ(EAGAIN, to_private(g, 0, 1, &error_page));
+	ASSERT_EQ(EAGAIN, gmem_vm_to_private(g, 0, 1, &error_page));
 	drains = count_drains();
 	TH_LOG("the first call made %d CPUs drain", drains);
 	EXPECT_GE(max_drains(start), drains);
@@ -467,7 +455,7 @@ TEST_F(pin, repeated_requests_drain_rarely)
 	setitimer(ITIMER_REAL, &timer, NULL);
 	clock_gettime(CLOCK_MONOTONIC, &start);
 	for (calls = 0; elapsed_ms(start) < 4000; calls++) {
-		r = to_private(g, 0, 1, &error_page);
+		r = gmem_vm_to_private(g, 0, 1, &error_page);
 		ASSERT_TRUE(r == EAGAIN || r == EINTR);
 	}
 	drains = count_drains();

@@ -21,24 +21,9 @@
 #include "kselftest_harness.h"
 
 #define PRIVATE		KVM_MEMORY_ATTRIBUTE_PRIVATE
-#define GARBAGE		0x5a5a5a5a5a5a5a5aull
 #define CORRUPT_FILE	"/sys/kernel/debug/hwpoison/corrupt-pfn"
 #define NR_PAGES	16
 #define POISONED	5
-
-/* Returns the errno, 0 for success; *error_page is -1 if none was written. */
-static int convert(struct gmem_vm *g, int page, int nr, u64 attributes,
-		   int *error_page)
-{
-	u64 error_offset = GARBAGE;
-	int r;
-
-	r = __gmem_set_attributes(g->fd, page * PAGE_SIZE, nr * PAGE_SIZE,
-				  attributes, &error_offset);
-	r = r ? errno : 0;
-	*error_page = error_offset == GARBAGE ? -1 : error_offset / PAGE_SIZE;
-	return r;
-}
 
 /* Sees to it that all of it can be accessed, and is allocated. */
 static bool all_shared(struct gmem_vm *g, int page, int nr)
@@ -99,18 +84,18 @@ TEST_F(poison, stops_conversion_to_private)
 
 	poison(_metadata, g);
 	for (i = 0; i < 100; i++) {
-		ASSERT_EQ(EHWPOISON, convert(g, 0, NR_PAGES, PRIVATE, &error_page));
+		ASSERT_EQ(EHWPOISON, gmem_vm_convert(g, 0, NR_PAGES, PRIVATE, &error_page));
 		ASSERT_EQ(POISONED, error_page);
 	}
-	ASSERT_EQ(EHWPOISON, convert(g, POISONED, 1, PRIVATE, &error_page));
+	ASSERT_EQ(EHWPOISON, gmem_vm_convert(g, POISONED, 1, PRIVATE, &error_page));
 	ASSERT_EQ(POISONED, error_page);
 	ASSERT_TRUE(rest_is_shared(g));
 
 	/* Its neighbours are none the worse for it. */
-	ASSERT_EQ(0, convert(g, 0, POISONED, PRIVATE, &error_page));
-	ASSERT_EQ(0, convert(g, POISONED + 1, 2, PRIVATE, &error_page));
+	ASSERT_EQ(0, gmem_vm_convert(g, 0, POISONED, PRIVATE, &error_page));
+	ASSERT_EQ(0, gmem_vm_convert(g, POISONED + 1, 2, PRIVATE, &error_page));
 	ASSERT_EQ(0xaaaaaaaaaaaaaaaaull, gmem_vm_read(g, POISONED + 1));
-	ASSERT_EQ(EHWPOISON, convert(g, 0, NR_PAGES, PRIVATE, &error_page));
+	ASSERT_EQ(EHWPOISON, gmem_vm_convert(g, 0, NR_PAGES, PRIVATE, &error_page));
 	ASSERT_EQ(POISONED, error_page);
 	for (i = 0; i < NR_PAGES; i++) {
 		if (i != POISONED)
@@ -118,8 +103,8 @@ TEST_F(poison, stops_conversion_to_private)
 	}
 
 	/* To shared, and where nothing changes, it is of no concern. */
-	ASSERT_EQ(0, convert(g, POISONED, 1, 0, &error_page));
-	ASSERT_EQ(0, convert(g, 0, NR_PAGES, 0, &error_page));
+	ASSERT_EQ(0, gmem_vm_convert(g, POISONED, 1, 0, &error_page));
+	ASSERT_EQ(0, gmem_vm_convert(g, 0, NR_PAGES, 0, &error_page));
 	ASSERT_TRUE(rest_is_shared(g));
 
 	ASSERT_EQ(-1, __gmem_vm_read(g, POISONED, &value));
@@ -148,19 +133,19 @@ TEST_F(poison, precedes_busy_wherever_either_is)
 	/* Known for certain, thus nothing to wait for. */
 	clock_gettime(CLOCK_MONOTONIC, &start);
 	for (i = 0; i < 20; i++) {
-		ASSERT_EQ(EHWPOISON, convert(g, 0, NR_PAGES, PRIVATE, &error_page));
+		ASSERT_EQ(EHWPOISON, gmem_vm_convert(g, 0, NR_PAGES, PRIVATE, &error_page));
 		ASSERT_EQ(POISONED, error_page);
 	}
 	ASSERT_EQ(0, timespec_elapsed(start).tv_sec);
 	ASSERT_TRUE(rest_is_shared(g));
 
-	ASSERT_EQ(EAGAIN, convert(g, 0, POISONED, PRIVATE, &error_page));
+	ASSERT_EQ(EAGAIN, gmem_vm_convert(g, 0, POISONED, PRIVATE, &error_page));
 	ASSERT_EQ(POISONED - 2, error_page);
-	ASSERT_EQ(EAGAIN, convert(g, POISONED + 1, 4, PRIVATE, &error_page));
+	ASSERT_EQ(EAGAIN, gmem_vm_convert(g, POISONED + 1, 4, PRIVATE, &error_page));
 	ASSERT_EQ(POISONED + 2, error_page);
 	kvm_close(before);
 	kvm_close(after);
-	ASSERT_EQ(EHWPOISON, convert(g, 0, NR_PAGES, PRIVATE, &error_page));
+	ASSERT_EQ(EHWPOISON, gmem_vm_convert(g, 0, NR_PAGES, PRIVATE, &error_page));
 	ASSERT_EQ(POISONED, error_page);
 }
 
@@ -177,7 +162,7 @@ TEST_F(poison, a_punched_page_is_fresh)
 	u64 *hva;
 
 	poison(_metadata, g);
-	ASSERT_EQ(EHWPOISON, convert(g, 0, NR_PAGES, PRIVATE, &error_page));
+	ASSERT_EQ(EHWPOISON, gmem_vm_convert(g, 0, NR_PAGES, PRIVATE, &error_page));
 
 	punch(g, POISONED);
 	ASSERT_EQ(0, gmem_vm_read(g, POISONED));
@@ -186,7 +171,7 @@ TEST_F(poison, a_punched_page_is_fresh)
 	hva = __kvm_mmap(PAGE_SIZE, PROT_READ | PROT_WRITE, MAP_SHARED, g->fd,
 			 POISONED * PAGE_SIZE);
 	ASSERT_EQ(0x1111, *hva);
-	ASSERT_EQ(0, convert(g, 0, NR_PAGES, PRIVATE, &error_page));
+	ASSERT_EQ(0, gmem_vm_convert(g, 0, NR_PAGES, PRIVATE, &error_page));
 	ASSERT_EQ(0x1111, gmem_vm_read(g, POISONED));
 	ASSERT_EQ(-1, madvise(hva, PAGE_SIZE, MADV_POPULATE_READ));
 	kvm_munmap(hva, PAGE_SIZE);
@@ -216,7 +201,7 @@ TEST_F(poison, of_a_private_page)
 	int error_page;
 	u64 value;
 
-	ASSERT_EQ(0, convert(g, POISONED, 1, PRIVATE, &error_page));
+	ASSERT_EQ(0, gmem_vm_convert(g, POISONED, 1, PRIVATE, &error_page));
 	ASSERT_EQ(0xaaaaaaaaaaaaaaaaull, gmem_vm_read(g, POISONED));
 
 	snprintf(text, sizeof(text), "0x%lx", self->pfn);
@@ -227,20 +212,20 @@ TEST_F(poison, of_a_private_page)
 	ASSERT_EQ(EHWPOISON, errno);
 
 	/* It's not this page that would change state. */
-	ASSERT_EQ(0, convert(g, 0, NR_PAGES, PRIVATE, &error_page));
-	ASSERT_EQ(0, convert(g, 0, NR_PAGES, 0, &error_page));
+	ASSERT_EQ(0, gmem_vm_convert(g, 0, NR_PAGES, PRIVATE, &error_page));
+	ASSERT_EQ(0, gmem_vm_convert(g, 0, NR_PAGES, 0, &error_page));
 	ASSERT_TRUE(rest_is_shared(g));
 	/* Not mapped when it struck, hence it's the fault that has to tell. */
 	ASSERT_EQ(-1, madvise(gmem_vm_hva(g, POISONED), PAGE_SIZE,
 			      MADV_POPULATE_READ));
 	ASSERT_EQ(EHWPOISON, errno);
-	ASSERT_EQ(EHWPOISON, convert(g, 0, NR_PAGES, PRIVATE, &error_page));
+	ASSERT_EQ(EHWPOISON, gmem_vm_convert(g, 0, NR_PAGES, PRIVATE, &error_page));
 	ASSERT_EQ(POISONED, error_page);
 
 	punch(g, POISONED);
-	ASSERT_EQ(0, convert(g, 0, NR_PAGES, PRIVATE, &error_page));
+	ASSERT_EQ(0, gmem_vm_convert(g, 0, NR_PAGES, PRIVATE, &error_page));
 	ASSERT_EQ(0, gmem_vm_read(g, POISONED));
-	ASSERT_EQ(0, convert(g, POISONED, 1, 0, &error_page));
+	ASSERT_EQ(0, gmem_vm_convert(g, POISONED, 1, 0, &error_page));
 	ASSERT_EQ(0, *gmem_vm_hva(g, POISONED));
 }
 

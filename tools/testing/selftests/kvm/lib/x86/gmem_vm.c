@@ -192,6 +192,29 @@ u64 gmem_vm_write(struct gmem_vm *g, int page, u64 value)
 	return value;
 }
 
+int gmem_vm_convert(struct gmem_vm *g, int page, int nr, u64 attributes,
+		    int *error_page)
+{
+	const u64 garbage = 0x5a5a5a5a5a5a5a5aull;
+	u64 error_offset = garbage;
+	int r;
+
+	r = __gmem_set_attributes(g->fd, (u64)page * PAGE_SIZE,
+				  (u64)nr * PAGE_SIZE, attributes, &error_offset);
+	r = r ? errno : 0;
+	*error_page = error_offset == garbage ? -1 : error_offset / PAGE_SIZE;
+	return r;
+}
+
+int gmem_vm_to_private(struct gmem_vm *g, int page, int nr, u64 *error_page)
+{
+	int no, r;
+
+	r = gmem_vm_convert(g, page, nr, KVM_MEMORY_ATTRIBUTE_PRIVATE, &no);
+	*error_page = no;
+	return r;
+}
+
 bool gmem_vm_host_can_access(struct gmem_vm *g, int page)
 {
 	int r = madvise(gmem_vm_hva(g, page), g->vm->page_size, MADV_POPULATE_WRITE);
