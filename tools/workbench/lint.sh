@@ -115,8 +115,7 @@ each_build()
 		echo "not offered"
 		return 0
 	fi
-	# shellcheck disable=SC2046 # a list of objects
-	make -C "$KTREE" O="$OUT" ARCH="$KARCH" -j "$JOBS" prepare "arch/${KARCH%_64}/kvm/" $(lint_objects | grep -v '^arch/')
+	kernel_make objects OBJECTS="arch/${KARCH%_64}/kvm/ $(lint_objects | grep -v '^arch/' | tr '\n' ' ')"
 }
 
 # each_kernel KERNEL COMMIT...: each of these commits that has the configuration builds with it; the last one has it.
