@@ -310,6 +310,8 @@ static int kvm_gmem_unmap_range(struct kvm_gmem_conversion *c)
 	unsigned int nr_steps = 0;
 	int r;
 
+	lockdep_assert_held_write(&c->inode->i_mapping->invalidate_lock);
+
 	kvm_gmem_for_each_attrs_range(&range, &GMEM_I(c->inode)->attrs,
 				      c->start, c->last) {
 		if (range.attrs != c->attrs)
@@ -380,7 +382,11 @@ static bool kvm_gmem_is_still_busy(struct kvm_gmem_conversion *c)
 	struct folio *folio;
 	bool busy;
 
-	/* Pages stay in the file, so there is no need for a reference. */
+	/*
+	 * Pages stay in the file, so there is no need for a reference.  Whatever
+	 * the attempt has unmapped may be mapped again by now, i.e. @c's idea of
+	 * that, which kvm_gmem_folio_is_busy() goes by, is out of date.
+	 */
 	if (!down_read_trylock(&mapping->invalidate_lock))
 		return true;
 
