@@ -251,6 +251,16 @@ static void set_tty(int fd)
 	ioctl(fd, TIOCSWINSZ, &size);
 }
 
+/* Show on the console what all processors do, and where everybody sleeps. */
+static void show_all_tasks(void)
+{
+	int fd = open("/proc/sysrq-trigger", O_WRONLY | O_CLOEXEC);
+
+	if (fd < 0 || write(fd, "l", 1) != 1 || write(fd, "t", 1) != 1)
+		perror("init: sysrq-trigger");
+	close(fd);
+}
+
 /* Wait for the child, at most that many seconds; what it left behind dies too. */
 static int reap(pid_t pid, int seconds)
 {
@@ -265,14 +275,7 @@ static int reap(pid_t pid, int seconds)
 		struct timespec ts = { .tv_nsec = 200000000 };
 
 		if (seconds && !timeout && now_ms() > deadline) {
-			int fd = open("/proc/sysrq-trigger", O_WRONLY | O_CLOEXEC);
-
-			/* Show on the console where everybody sleeps. */
-			if (fd >= 0) {
-				if (write(fd, "w", 1) != 1)
-					perror("sysrq-trigger");
-				close(fd);
-			}
+			show_all_tasks();
 			timeout = true;
 			kill(-1, SIGKILL);
 		}

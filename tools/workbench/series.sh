@@ -62,12 +62,18 @@ series_am()
 	done < "$PATCHES/series"
 }
 
+# series_sum [FILE]: changes with the patches, the base and FILE, and with nothing else.
+series_sum()
+{
+	# shellcheck disable=SC2046 # a list of files
+	cd "$PATCHES" && cat series $(cat series) "$@" | sha256sum && tgit rev-parse base
+}
+
 # Lay patches/ on the base, apart from build/linux; the commit becomes refs/wb/next there, and is good until a patch
 # changes.
 series_lay()
 {
-	# shellcheck disable=SC2046 # a list of files
-	_sum=$(cd "$PATCHES" && cat series $(cat series) | sha256sum && tgit rev-parse base) || return 1
+	_sum=$(series_sum) || return 1
 	if [ "$(cat "$BUILD/check/am.sum" 2> /dev/null)" = "$_sum" ] && tgit rev-parse -q --verify refs/wb/next > /dev/null; then
 		return 0
 	fi
@@ -270,9 +276,11 @@ checkpatch_these()
 	return $_rc
 }
 
-# As many at a time as there are processors.
+# As many at a time as there are processors; nothing is checked twice.
 series_checkpatch()
 {
+	_sum=$(series_sum "$WB/series.sh") || return 1
+	[ "$(cat "$BUILD/check/checkpatch.sum" 2> /dev/null)" != "$_sum" ] || return 0
 	_lane=0 _pids='' _failed=0
 	while [ $((_lane += 1)) -le "$JOBS" ]; do
 		awk -v lane="$_lane" -v lanes="$JOBS" 'NR % lanes == lane % lanes' "$PATCHES/series" | checkpatch_these &
@@ -281,6 +289,7 @@ series_checkpatch()
 	for _pid in $_pids; do
 		wait "$_pid" || _failed=1
 	done
+	[ $_failed -ne 0 ] || echo "$_sum" > "$BUILD/check/checkpatch.sum"
 	return $_failed
 }
 
@@ -288,5 +297,6 @@ cmd_checkpatch()
 {
 	have_tree
 	series_exists || { note "patches/ is empty: nothing to check"; return 0; }
+	mkdir -p "$BUILD/check"
 	step checkpatch "checkpatch --strict" 0 series_checkpatch
 }

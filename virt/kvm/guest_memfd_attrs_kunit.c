@@ -10,6 +10,7 @@
 #include <linux/kvm.h>
 #include <linux/module.h>
 #include <linux/prandom.h>
+#include <linux/rcupdate.h>
 #include <linux/sched.h>
 
 /*
@@ -344,6 +345,23 @@ static void kvm_gmem_attrs_test_random_stores(struct kunit *test)
 	}
 }
 
+/*
+ * Destroy trees of all sizes that two levels of nodes can have.  Memory is given
+ * back later, so wait for that: what goes wrong shows in the slab allocator.
+ */
+static void kvm_gmem_attrs_test_destroy_sizes(struct kunit *test)
+{
+	unsigned int max = MAPLE_RANGE64_SLOTS * MAPLE_RANGE64_SLOTS, nr, page;
+
+	for (nr = 2; nr <= max; nr += 2) {
+		for (page = 0; page < nr; page += 2)
+			kvm_gmem_attrs_test_store_at(test, page, page, PRIVATE);
+
+		kvm_gmem_attrs_test_destroy(test->priv);
+		rcu_barrier();
+	}
+}
+
 static void kvm_gmem_attrs_test_fail_nth(unsigned int nth)
 {
 #ifdef CONFIG_FAILSLAB
@@ -530,6 +548,7 @@ static struct kunit_case kvm_gmem_attrs_test_cases[] = {
 	KUNIT_CASE_PARAM_ATTR(kvm_gmem_attrs_test_random_stores,
 			      kvm_gmem_attrs_test_random_gen_params,
 			      { .speed = KUNIT_SPEED_SLOW }),
+	KUNIT_CASE(kvm_gmem_attrs_test_destroy_sizes),
 	KUNIT_CASE(kvm_gmem_attrs_test_abort),
 	KUNIT_CASE_SLOW(kvm_gmem_attrs_test_enomem),
 	KUNIT_CASE_SLOW(kvm_gmem_attrs_test_race),

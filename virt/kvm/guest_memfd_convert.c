@@ -35,8 +35,10 @@
  * copies to and from another process for one copy, direct I/O for one request
  * to a disk, and each of them for longer if it is preempted.  This is well
  * beyond all of them, and soon enough to hear of a page that is pinned for
- * good.  If it's not always the same page that is in the way then none is, but
- * there are many users, and it is a matter of luck to find a moment without any.
+ * good.  If it's not always the same page that is in the way then none need be,
+ * but there are many users, and it is a matter of luck to find a moment without
+ * any.  A page that is pinned for good and is hidden among these is reported
+ * later, then.
  */
 #define KVM_GMEM_BUSY_WAIT_NS		(750 * NSEC_PER_MSEC)
 #define KVM_GMEM_RESTLESS_WAIT_NS	(2 * NSEC_PER_SEC)

@@ -190,7 +190,7 @@ TEST_F_TIMEOUT(poison, strikes_a_fault_in_flight, 180)
 		pfn = poison_vm_alloc(p, racer.page);
 
 		racer_start(&racer, guest_reads_once);
-		usleep(i * 10);
+		usleep(i * 15);
 		ASSERT_TRUE(poison_vm_strike_in_race(p, pfn));
 		racer_join(&racer);
 

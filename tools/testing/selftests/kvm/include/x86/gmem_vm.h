@@ -137,7 +137,8 @@ struct gmem_vm_hammer {
 
 /*
  * Start vCPUs that write and read the first GMEM_VM_HAMMER_PAGES pages, at
- * most, leaving alone their first 8 bytes.  Stopping waits for them to end.
+ * most, leaving alone their first 8 bytes.  Stopping waits for them to end; if
+ * one doesn't, the test fails and shows where that vCPU is.
  */
 void gmem_vm_hammer_start(struct gmem_vm *g, struct gmem_vm_hammer *hammers,
 			  int nr, enum gmem_vm_hammer_mode mode);

@@ -12,7 +12,7 @@
 
 #define POISON_VM_PAGES	16
 #define POISON_VM_SIZE	(POISON_VM_PAGES * PAGE_SIZE)
-#define POISON_VM_RACES	60
+#define POISON_VM_RACES	40
 
 /**
  * struct poison_vm - A VM that has had memory errors

@@ -7,6 +7,7 @@
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "gmem_vm.h"
@@ -16,6 +17,9 @@
 #include "../../../../../../mm/gup_test.h"
 
 #define GUP_TEST_FILE	"/sys/kernel/debug/gup_test"
+
+/* Well beyond what it takes a guest to look, in emulation. */
+#define GMEM_VM_HAMMER_STOP_SECONDS	60
 
 /* What the guest is to do next, written by the host between two exits. */
 static struct {
@@ -274,14 +278,14 @@ int gmem_vm_write_file(const char *path, const char *text)
 	return r;
 }
 
-static void ignore_sigbus(int sig)
+static void ignore_signal(int sig)
 {
 }
 
 int gmem_vm_poison(struct gmem_vm *g, int page)
 {
 	/* What madvise() hits is "accessed" by the caller, hence a signal. */
-	struct sigaction sa = { .sa_handler = ignore_sigbus }, old;
+	struct sigaction sa = { .sa_handler = ignore_signal }, old;
 	int r;
 
 	sigaction(SIGBUS, &sa, &old);
@@ -299,7 +303,7 @@ static void *gmem_vm_hammer(void *arg)
 
 	for (;;) {
 		h->err = __vcpu_run(h->vcpu) ? errno : 0;
-		if (h->err == EINTR)
+		if (h->err == EINTR && !h->vcpu->run->immediate_exit)
 			continue;
 
 		if (!h->err) {
@@ -350,14 +354,34 @@ void gmem_vm_hammer_start(struct gmem_vm *g, struct gmem_vm_hammer *hammers,
 				   &hammers[i]);
 }
 
+/* It may be stuck in KVM, or its guest where it gets no further. */
+static void gmem_vm_hammer_give_up(struct gmem_vm_hammer *h)
+{
+	struct sigaction sa = { .sa_handler = ignore_signal };
+
+	sigaction(SIGUSR1, &sa, NULL);
+	WRITE_ONCE(h->vcpu->run->immediate_exit, 1);
+	pthread_kill(h->thread, SIGUSR1);
+	kvm_pthread_join(h->thread, NULL);
+
+	vcpu_dump(stderr, h->vcpu, 2);
+	TEST_FAIL("vCPU %u did not stop in %d seconds, errno: %d",
+		  h->vcpu->id, GMEM_VM_HAMMER_STOP_SECONDS, h->err);
+}
+
 void gmem_vm_hammer_stop(struct gmem_vm *g, struct gmem_vm_hammer *hammers,
 			 int nr)
 {
+	struct timespec deadline;
 	int i;
 
 	WRITE_ONCE(hammering.stop, true);
 	sync_global_to_guest(g->vm, hammering);
 
+	clock_gettime(CLOCK_REALTIME, &deadline);
+	deadline.tv_sec += GMEM_VM_HAMMER_STOP_SECONDS;
+
 	for (i = 0; i < nr; i++)
-		kvm_pthread_join(hammers[i].thread, NULL);
+		if (pthread_timedjoin_np(hammers[i].thread, NULL, &deadline))
+			gmem_vm_hammer_give_up(&hammers[i]);
 }
