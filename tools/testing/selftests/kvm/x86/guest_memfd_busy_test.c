@@ -5,7 +5,8 @@
  *
  * usage: guest_memfd_busy_test [harness options] [rounds]
  *
- * Without a number of rounds, conversions race with faults for 20 seconds.
+ * Without a number of rounds, conversions race with each kind of users for some
+ * seconds.
  */
 #include <ctype.h>
 #include <errno.h>
@@ -37,7 +38,7 @@
 #define DATA_SIZE	(NR_PAGES * PAGE_SIZE)
 #define NR_VCPUS	2
 #define ALLOCATE_SIZE	(256 * SZ_1M)
-#define DEFAULT_SECONDS	15
+#define DEFAULT_SECONDS	12
 
 static u64 nr_rounds;
 
@@ -297,6 +298,18 @@ static void race_with_users(struct __test_metadata *_metadata,
 	/* There was something to be in the way. */
 	ASSERT_NE(0, users[0].nr_hits);
 	ASSERT_NE(0, users[1].nr_hits);
+}
+
+/* What guests and VMMs do all the time: nothing but accesses. */
+TEST_F_TIMEOUT(busy, faults_are_not, 7200)
+{
+	struct host_user users[] = {
+		{ "touch", host_touch },
+		{ "touch too", host_touch },
+	};
+
+	race_with_users(_metadata, &self->g, self->hammers, users,
+			ARRAY_SIZE(users));
 }
 
 TEST_F_TIMEOUT(busy, short_lived_users_are_not, 3600)
