@@ -59,6 +59,7 @@ kernel_copy()
 	mkdir "$OUT.new"
 	tar -C "$ARCH_OUT" --format=posix -cf - --exclude=./selftests --exclude=./gmem-vmm --exclude=./.config . |
 		tar -C "$OUT.new" -xf - || return 1
+	touch "$OUT.new/copied"
 	mv "$OUT.new" "$OUT"
 }
 
@@ -68,6 +69,7 @@ objtool_keep()
 {
 	make -C "$KTREE" O="$OUT" ARCH="$KARCH" -j "$JOBS" prepare || return 1
 	find "$OUT/tools/objtool" -exec touch -r "$ARCH_OUT/tools/objtool/objtool" {} +
+	rm "$OUT/copied"
 }
 
 # kernel_build NAME [SELFTEST...]
@@ -77,19 +79,17 @@ kernel_build()
 	shift
 	hold build
 	say "Building the kernel $KERNEL"
-	_copied=
 	if [ ! -e "$OUT" ]; then
 		need_disk "$BUILD" 4000 "the kernel build"
 		if [ "$KERNEL" != "$KARCH" ]; then
 			[ -e "$KTREE" ] || tree_clean ||
 				die "build/linux has edits or new files that are not committed: the kernel $KERNEL starts as a copy of it"
 			step "copy-$KERNEL" "copy of what is built" 0 kernel_copy || die "cannot copy a kernel"
-			_copied=1
 		fi
 	fi
 	[ ! -e "$OUT/$IMAGE" ] || KSTEPS=0
 	step "config-$KERNEL" "config" 0 kernel_make config || die "the kernel configuration failed"
-	[ -z "$_copied" ] || step "objtool-$KERNEL" "objtool" 0 objtool_keep || die "objtool does not build"
+	[ ! -e "$OUT/copied" ] || step "objtool-$KERNEL" "objtool" 0 objtool_keep || die "objtool does not build"
 	step "kernel-$KERNEL" "kernel" "$KSTEPS" kernel_make kernel || die "the kernel does not build"
 	if [ "$KERNEL" = "$KARCH" ]; then
 		step "selftests-$KARCH" "selftests" 0 kernel_make selftests init TESTS="$*" ||
