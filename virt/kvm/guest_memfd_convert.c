@@ -74,7 +74,10 @@ static int kvm_gmem_reclaim_folio(struct kvm_gmem_conversion *c,
 {
 	c->nr_present++;
 #ifdef CONFIG_HAVE_KVM_ARCH_GMEM_RECLAIM
+	/* As where pages are freed, i.e. not while memory_failure() has it. */
+	folio_lock(folio);
 	kvm_arch_gmem_reclaim(folio_pfn(folio), folio_nr_pages(folio));
+	folio_unlock(folio);
 #endif
 	return 0;
 }

@@ -256,25 +256,31 @@ TEST_F(mode, userspace_addr)
  * The same for pages that KVM may map along with the one that was accessed, as
  * it does with shadow paging and without the TDP MMU.
  */
-TEST_F(mode, userspace_addr_of_neighbours)
+static void read_neighbours(struct __test_metadata *_metadata, bool in_place,
+			    u64 flags)
 {
 	struct gmem_vm g;
 	int i;
 
-	__gmem_vm_create(&g, KVM_X86_DEFAULT_VM, GUEST_MEMFD_FLAG_INIT_SHARED,
-			 NR_PAGES);
+	__gmem_vm_create(&g, KVM_X86_DEFAULT_VM, flags, NR_PAGES);
 	for (i = 0; i < NR_PAGES; i++)
 		*gmem_vm_hva(&g, i) = 0x1111 + i;
 
 	for (i = 0; i < NR_PAGES; i++)
-		ASSERT_EQ(self->in_place ? 0 : 0x1111 + i, gmem_vm_read(&g, i));
+		ASSERT_EQ(in_place ? 0 : 0x1111 + i, gmem_vm_read(&g, i));
 
 	/* Shadow paging does it only if the guest's PTEs have the accessed bit. */
 	kvm_fallocate(g.fd, FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE, 0,
 		      NR_PAGES * PAGE_SIZE);
 	for (i = 0; i < NR_PAGES; i++)
-		ASSERT_EQ(self->in_place ? 0 : 0x1111 + i, gmem_vm_read(&g, i));
+		ASSERT_EQ(in_place ? 0 : 0x1111 + i, gmem_vm_read(&g, i));
 	gmem_vm_free(&g);
+}
+
+TEST_F(mode, userspace_addr_of_neighbours)
+{
+	read_neighbours(_metadata, self->in_place, GUEST_MEMFD_FLAG_INIT_SHARED);
+	read_neighbours(_metadata, self->in_place, 0);
 }
 
 FIXTURE(abi) {

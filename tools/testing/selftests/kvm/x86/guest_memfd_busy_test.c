@@ -37,6 +37,7 @@
 #define NR_PAGES	16
 #define DATA_SIZE	(NR_PAGES * PAGE_SIZE)
 #define NR_VCPUS	2
+#define PRIVATE		KVM_MEMORY_ATTRIBUTE_PRIVATE
 #define ALLOCATE_SIZE	(256 * SZ_1M)
 #define DEFAULT_SECONDS	12
 
@@ -246,9 +247,9 @@ static void race_with_users(struct __test_metadata *_metadata,
 {
 	struct sigaction sa = { .sa_handler = thread_sigbus };
 	struct kvm_random_state rng = new_kvm_random_state(kvm_random_seed);
-	u64 round, error_page = 0, ms, worst = 0;
+	u64 round, ms, worst = 0;
 	struct timespec start, call;
-	int page = 0, nr = 0, i, status, r = 0, nr_mapped = 0;
+	int page = 0, nr = 0, i, status, r = 0, error_page = 0, nr_mapped = 0;
 	pid_t child;
 
 	sigaction(SIGBUS, &sa, NULL);
@@ -267,7 +268,7 @@ static void race_with_users(struct __test_metadata *_metadata,
 		nr = 1 + kvm_random_u32(&rng) % (NR_PAGES - page);
 
 		clock_gettime(CLOCK_MONOTONIC, &call);
-		r = gmem_vm_to_private(g, page, nr, &error_page);
+		r = gmem_vm_convert(g, page, nr, PRIVATE, &error_page);
 		worst = max_t(u64, worst, elapsed_ms(call));
 
 		/* A fault in flight must not map what is private by now. */
@@ -291,7 +292,7 @@ static void race_with_users(struct __test_metadata *_metadata,
 		TH_LOG("%14s: %lu times", users[i].name, users[i].nr_hits);
 
 	ASSERT_EQ(0, r) {
-		TH_LOG("pages %d to %d, page %lu in the way",
+		TH_LOG("pages %d to %d, page %d in the way",
 		       page, page + nr - 1, error_page);
 	}
 	ASSERT_EQ(0, nr_mapped);
@@ -364,16 +365,51 @@ TEST_F_TIMEOUT(busy, overlapping_users_are_not, 3600)
 			ARRAY_SIZE(users));
 }
 
+/*
+ * But who holds on to a page is not to be missed among all the others, though
+ * it may take some calls until it's that page that is named.
+ */
+TEST_F(busy, who_stays_among_them_is)
+{
+	struct host_user users[4];
+	struct gmem_vm *g = &self->g;
+	int error_page, pin, i, nr_named = 0;
+	struct timespec start;
+
+	pin = gmem_vm_pin(g, NR_PAGES - 1, 1);
+	ASSERT_LE(0, pin);
+
+	host.nr_pin = 2;
+	host.hold_us = 1000;
+	for (i = 0; i < ARRAY_SIZE(users); i++) {
+		users[i] = (struct host_user) { "vmsplice", host_splice };
+		kvm_pthread_create(&users[i].thread, NULL, host_user, &users[i]);
+	}
+
+	for (i = 0; i < 10 && nr_named < 3; i++) {
+		clock_gettime(CLOCK_MONOTONIC, &start);
+		ASSERT_EQ(EAGAIN, gmem_vm_convert(g, 0, NR_PAGES, PRIVATE, &error_page));
+		ASSERT_GT(4000, elapsed_ms(start));
+		nr_named += error_page == NR_PAGES - 1;
+	}
+	TH_LOG("%d of %d calls named the page", nr_named, i);
+	ASSERT_LT(0, nr_named);
+
+	WRITE_ONCE(host.stop, true);
+	for (i = 0; i < ARRAY_SIZE(users); i++)
+		kvm_pthread_join(users[i].thread, NULL);
+	kvm_close(pin);
+}
+
 /* When memory that is locked gets unmapped, LRU caches have it for a while. */
 TEST_F(busy, locked_memory_is_not)
 {
 	struct gmem_vm *g = &self->g;
-	u64 error_page;
-	int i;
+	int i, error_page;
 
 	for (i = 0; i < 20; i++) {
 		ASSERT_EQ(0, mlock(g->mem, DATA_SIZE));
-		ASSERT_EQ(0, gmem_vm_to_private(g, 0, NR_PAGES, &error_page));
+		ASSERT_EQ(0, gmem_vm_convert(g, 0, NR_PAGES, PRIVATE, &error_page));
 		munlock(g->mem, DATA_SIZE);
 		gmem_set_shared(g->fd, 0, DATA_SIZE);
 	}

@@ -231,6 +231,35 @@ TEST_F(file, host_mappings_come_and_go)
 		ASSERT_EQ(i >= 4, gmem_vm_host_can_access(g, i));
 }
 
+/*
+ * Guest faults hold no reference to the page that they are about to map.  If it
+ * has gone meanwhile then the guest must not get it.
+ */
+TEST_F(file, holes_are_seen_by_faults_in_flight)
+{
+	struct gmem_vm *g = &self->g;
+	struct gmem_vm_hammer hammer;
+	u64 seen, *word;
+	int i, ms;
+
+	gmem_vm_hammer_start(g, &hammer, 1, HAMMER_RETRY);
+	for (i = 0; i < 3000; i++)
+		kvm_fallocate(g->fd, FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE,
+			      i % NR_PAGES * PAGE_SIZE, PAGE_SIZE);
+
+	/* The guest goes on, and what it writes is where the host reads. */
+	for (i = 0; i < NR_PAGES; i++) {
+		word = gmem_vm_hva(g, i) + 1;
+		seen = READ_ONCE(*word);
+		for (ms = 0; ms < 5000 && READ_ONCE(*word) == seen; ms++)
+			usleep(1000);
+		EXPECT_NE(seen, READ_ONCE(*word)) {
+			TH_LOG("page %d", i);
+		}
+	}
+	gmem_vm_hammer_stop(g, &hammer, 1);
+}
+
 /* Read-only memory, or a log of writes, is not to be had of a guest_memfd. */
 TEST_F(file, memslot_flags)
 {
@@ -344,7 +373,7 @@ TEST_F(file, numa_policy)
 TEST_F(file, outlives_its_vm)
 {
 	struct gmem_vm g;
-	u64 error_offset;
+	u64 error_offset = 0;
 	char *mem;
 	int fd;
 

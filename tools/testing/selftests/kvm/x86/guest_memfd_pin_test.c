@@ -25,6 +25,7 @@
 #define NR_PAGES	16
 #define DATA_SIZE	(NR_PAGES * PAGE_SIZE)
 #define RACE_PAGES	1024
+#define PRIVATE		KVM_MEMORY_ATTRIBUTE_PRIVATE
 #define TRACE_DIR	"/sys/kernel/tracing/instances/gmem_pin"
 
 FIXTURE(pin) {
@@ -57,8 +58,8 @@ static u64 elapsed_ms(struct timespec start)
 TEST_F(pin, is_found_soon)
 {
 	struct gmem_vm *g = &self->g;
-	u64 error_page, first_ms, ms;
-	int pins[2], i, nr_calls = 0;
+	int pins[2], i, error_page, nr_calls = 0;
+	u64 first_ms, ms;
 	struct timespec start;
 
 	memset(g->mem, 0xaa, DATA_SIZE);
@@ -69,14 +70,14 @@ TEST_F(pin, is_found_soon)
 	ASSERT_LE(0, pins[1]);
 
 	clock_gettime(CLOCK_MONOTONIC, &start);
-	ASSERT_EQ(EAGAIN, gmem_vm_to_private(g, 2, 12, &error_page));
+	ASSERT_EQ(EAGAIN, gmem_vm_convert(g, 2, 12, PRIVATE, &error_page));
 	first_ms = elapsed_ms(start);
 	ASSERT_EQ(5, error_page);
 	ASSERT_GT(2000, first_ms);
 
 	clock_gettime(CLOCK_MONOTONIC, &start);
 	do {
-		ASSERT_EQ(EAGAIN, gmem_vm_to_private(g, 2, 12, &error_page));
+		ASSERT_EQ(EAGAIN, gmem_vm_convert(g, 2, 12, PRIVATE, &error_page));
 		ASSERT_EQ(5, error_page);
 		nr_calls++;
 	} while (elapsed_ms(start) < 3000);
@@ -89,16 +90,16 @@ TEST_F(pin, is_found_soon)
 		ASSERT_TRUE(gmem_vm_host_can_access(g, i));
 
 	/* Outside of the pins is not busy, and each pin counts by itself. */
-	ASSERT_EQ(0, gmem_vm_to_private(g, 6, 5, &error_page));
-	ASSERT_EQ(0, gmem_vm_to_private(g, 13, 3, &error_page));
+	ASSERT_EQ(0, gmem_vm_convert(g, 6, 5, PRIVATE, &error_page));
+	ASSERT_EQ(0, gmem_vm_convert(g, 13, 3, PRIVATE, &error_page));
 	kvm_close(pins[0]);
-	ASSERT_EQ(EAGAIN, gmem_vm_to_private(g, 2, 14, &error_page));
+	ASSERT_EQ(EAGAIN, gmem_vm_convert(g, 2, 14, PRIVATE, &error_page));
 	ASSERT_EQ(11, error_page);
 	ASSERT_TRUE(gmem_vm_host_can_access(g, 5));
 
 	/* No memory of what was busy outlasts the reason. */
 	kvm_close(pins[1]);
-	ASSERT_EQ(0, gmem_vm_to_private(g, 2, 14, &error_page));
+	ASSERT_EQ(0, gmem_vm_convert(g, 2, 14, PRIVATE, &error_page));
 	for (i = 0; i < NR_PAGES; i++)
 		ASSERT_EQ(i < 2, gmem_vm_host_can_access(g, i));
 }
@@ -137,8 +138,7 @@ TEST_F(pin, is_found_among_many)
 {
 	const int nr_pages = 256, pinned[] = { nr_pages - 1, 100, 31 };
 	struct gmem_vm g;
-	u64 error_page;
-	int pins[ARRAY_SIZE(pinned)], i;
+	int pins[ARRAY_SIZE(pinned)], i, error_page;
 
 	gmem_vm_create(&g, nr_pages);
 	memset(g.mem, 0xaa, nr_pages * PAGE_SIZE);
@@ -146,12 +146,12 @@ TEST_F(pin, is_found_among_many)
 	for (i = 0; i < ARRAY_SIZE(pinned); i++) {
 		pins[i] = gmem_vm_pin(&g, pinned[i], 1);
 		ASSERT_LE(0, pins[i]);
-		ASSERT_EQ(EAGAIN, gmem_vm_to_private(&g, 0, nr_pages, &error_page));
+		ASSERT_EQ(EAGAIN, gmem_vm_convert(&g, 0, nr_pages, PRIVATE, &error_page));
 		ASSERT_EQ(pinned[i], error_page);
 	}
 	for (i = 0; i < ARRAY_SIZE(pinned); i++)
 		kvm_close(pins[i]);
-	ASSERT_EQ(0, gmem_vm_to_private(&g, 0, nr_pages, &error_page));
+	ASSERT_EQ(0, gmem_vm_convert(&g, 0, nr_pages, PRIVATE, &error_page));
 	gmem_vm_free(&g);
 }
 
@@ -167,16 +167,15 @@ TEST_F(pin, going_away_is_waited_for)
 {
 	struct gmem_vm *g = &self->g;
 	pthread_t thread;
-	u64 error_page;
+	int i, error_page;
 	long pin;
-	int i;
 
 	for (i = 0; i < 4; i++) {
 		*gmem_vm_hva(g, i) = 0x1111;
 		pin = gmem_vm_pin(g, i, 1);
 		ASSERT_LE(0, pin);
 		kvm_pthread_create(&thread, NULL, unpin_later, (void *)pin);
-		ASSERT_EQ(0, gmem_vm_to_private(g, 0, NR_PAGES, &error_page));
+		ASSERT_EQ(0, gmem_vm_convert(g, 0, NR_PAGES, PRIVATE, &error_page));
 		kvm_pthread_join(thread, NULL);
 		gmem_set_shared(g->fd, 0, DATA_SIZE);
 	}
@@ -211,9 +210,9 @@ TEST_F(pin, lets_others_fault)
 {
 	struct gmem_vm *g = &self->g;
 	struct faulter f = { .g = g };
-	u64 error_page, nr_faults;
+	int pin, i, error_page;
 	pthread_t thread;
-	int pin, i;
+	u64 nr_faults;
 
 	memset(g->mem, 0xaa, DATA_SIZE);
 	pin = gmem_vm_pin(g, 5, 1);
@@ -222,7 +221,7 @@ TEST_F(pin, lets_others_fault)
 
 	nr_faults = READ_ONCE(f.nr_faults);
 	for (i = 0; i < 10; i++)
-		ASSERT_EQ(EAGAIN, gmem_vm_to_private(g, 0, NR_PAGES, &error_page));
+		ASSERT_EQ(EAGAIN, gmem_vm_convert(g, 0, NR_PAGES, PRIVATE, &error_page));
 	nr_faults = READ_ONCE(f.nr_faults) - nr_faults;
 
 	WRITE_ONCE(f.stop, true);
@@ -231,29 +230,33 @@ TEST_F(pin, lets_others_fault)
 	TH_LOG("%lu faults during %d calls, the longest took %lu ms",
 	       nr_faults, i, f.worst_ms);
 	ASSERT_LE(10 * i, nr_faults);
+	ASSERT_GT(500, f.worst_ms);
 }
 
 /* A page that was busy for long is like any other once it is not. */
 TEST_F(pin, leaves_no_grudge)
 {
 	struct gmem_vm *g = &self->g;
+	struct timespec start;
 	pthread_t thread;
-	u64 error_page;
+	int error_page;
 	long pin;
 
 	*gmem_vm_hva(g, 3) = 0x1111;
 	pin = gmem_vm_pin(g, 3, 1);
 	ASSERT_LE(0, pin);
-	ASSERT_EQ(EAGAIN, gmem_vm_to_private(g, 0, NR_PAGES, &error_page));
+	ASSERT_EQ(EAGAIN, gmem_vm_convert(g, 0, NR_PAGES, PRIVATE, &error_page));
 	ASSERT_EQ(3, error_page);
 	kvm_close(pin);
-	ASSERT_EQ(0, gmem_vm_to_private(g, 0, NR_PAGES, &error_page));
+	clock_gettime(CLOCK_MONOTONIC, &start);
+	ASSERT_EQ(0, gmem_vm_convert(g, 0, NR_PAGES, PRIVATE, &error_page));
+	ASSERT_GT(500, elapsed_ms(start));
 	gmem_set_shared(g->fd, 0, DATA_SIZE);
 
 	pin = gmem_vm_pin(g, 3, 1);
 	ASSERT_LE(0, pin);
 	kvm_pthread_create(&thread, NULL, unpin_later, (void *)pin);
-	ASSERT_EQ(0, gmem_vm_to_private(g, 0, NR_PAGES, &error_page));
+	ASSERT_EQ(0, gmem_vm_convert(g, 0, NR_PAGES, PRIVATE, &error_page));
 	kvm_pthread_join(thread, NULL);
 }
 
@@ -262,8 +265,8 @@ TEST_F(pin, failure_disturbs_little)
 {
 	const int pinned[] = { 5, 0, NR_PAGES - 1 };
 	struct gmem_vm *g = &self->g;
-	u64 error_page, faults;
-	int pin, i, page;
+	int pin, i, page, error_page;
+	u64 faults;
 
 	for (i = 0; i < ARRAY_SIZE(pinned); i++) {
 		for (page = 0; page < NR_PAGES; page++) {
@@ -274,9 +277,9 @@ TEST_F(pin, failure_disturbs_little)
 
 		pin = gmem_vm_pin(g, pinned[i], 1);
 		ASSERT_LE(0, pin);
-		ASSERT_EQ(EAGAIN, gmem_vm_to_private(g, 0, NR_PAGES, &error_page));
+		ASSERT_EQ(EAGAIN, gmem_vm_convert(g, 0, NR_PAGES, PRIVATE, &error_page));
 		ASSERT_EQ(pinned[i], error_page);
-		ASSERT_EQ(EAGAIN, gmem_vm_to_private(g, 0, NR_PAGES, &error_page));
+		ASSERT_EQ(EAGAIN, gmem_vm_convert(g, 0, NR_PAGES, PRIVATE, &error_page));
 
 		for (page = 0; page < NR_PAGES; page++) {
 			if (page != pinned[i])
@@ -288,7 +291,7 @@ TEST_F(pin, failure_disturbs_little)
 	}
 
 	/* The measure works: success does unmap and zap. */
-	ASSERT_EQ(0, gmem_vm_to_private(g, 0, NR_PAGES, &error_page));
+	ASSERT_EQ(0, gmem_vm_convert(g, 0, NR_PAGES, PRIVATE, &error_page));
 	for (page = 0; page < NR_PAGES; page++) {
 		ASSERT_FALSE(hwpoison_mapped_pfn(gmem_vm_hva(g, page)));
 		ASSERT_EQ(page, gmem_vm_read(g, page));
@@ -330,8 +333,7 @@ TEST_F(pin, is_not_missed)
 	struct pinner p = {};
 	struct timespec start;
 	pthread_t thread;
-	u64 error_page;
-	int rounds;
+	int rounds, error_page;
 
 	gmem_vm_create(&p.g, RACE_PAGES);
 	kvm_pthread_create(&thread, NULL, pin_for_moments, &p);
@@ -340,7 +342,7 @@ TEST_F(pin, is_not_missed)
 	for (rounds = 0; elapsed_ms(start) < 5000; rounds++) {
 		ASSERT_EQ(0, madvise(p.g.mem, RACE_PAGES * PAGE_SIZE,
 				     MADV_POPULATE_WRITE));
-		ASSERT_EQ(0, gmem_vm_to_private(&p.g, 0, RACE_PAGES, &error_page));
+		ASSERT_EQ(0, gmem_vm_convert(&p.g, 0, RACE_PAGES, PRIVATE, &error_page));
 
 		/* For longer than a pin lasts. */
 		WRITE_ONCE(p.converted, true);
@@ -427,10 +429,9 @@ TEST_F(pin, repeated_requests_drain_rarely)
 	};
 	struct sigaction sa = { .sa_handler = ignore_signal };
 	struct gmem_vm *g = &self->g;
-	int pin, calls, drains, r;
+	int pin, calls, drains, error_page, r;
 	struct timespec start;
 	pthread_t thread;
-	u64 error_page;
 
 	if (sysconf(_SC_NPROCESSORS_ONLN) < 2)
 		SKIP(return, "only one CPU");
@@ -445,7 +446,7 @@ TEST_F(pin, repeated_requests_drain_rarely)
 	ASSERT_LE(0, pin);
 
 	clock_gettime(CLOCK_MONOTONIC, &start);
-	ASSERT_EQ(EAGAIN, gmem_vm_to_private(g, 0, 1, &error_page));
+	ASSERT_EQ(EAGAIN, gmem_vm_convert(g, 0, 1, PRIVATE, &error_page));
 	drains = count_drains();
 	TH_LOG("the first call made %d CPUs drain", drains);
 	EXPECT_GE(max_drains(start), drains);
@@ -455,7 +456,7 @@ TEST_F(pin, repeated_requests_drain_rarely)
 	setitimer(ITIMER_REAL, &timer, NULL);
 	clock_gettime(CLOCK_MONOTONIC, &start);
 	for (calls = 0; elapsed_ms(start) < 4000; calls++) {
-		r = gmem_vm_to_private(g, 0, 1, &error_page);
+		r = gmem_vm_convert(g, 0, 1, PRIVATE, &error_page);
 		ASSERT_TRUE(r == EAGAIN || r == EINTR);
 	}
 	drains = count_drains();

@@ -4,6 +4,7 @@
  * private, but to shared, and both again once the page is gone.
  */
 #include <errno.h>
+#include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
@@ -153,6 +154,45 @@ static void punch(struct gmem_vm *g, int page)
 {
 	kvm_fallocate(g->fd, FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE,
 		      page * PAGE_SIZE, PAGE_SIZE);
+}
+
+static void *convert_all(void *arg)
+{
+	struct gmem_vm *g = arg;
+	int error_page, r;
+
+	r = gmem_vm_convert(g, 0, NR_PAGES, PRIVATE, &error_page);
+	return (void *)(long)(r == EHWPOISON ? error_page : -r);
+}
+
+/* While a page in use is waited for, be that the same one or another. */
+TEST_F(poison, strikes_during_a_wait)
+{
+	const int pinned[] = { POISONED - 2, POISONED };
+	struct gmem_vm *g = &self->g;
+	pthread_t thread;
+	void *result;
+	int pin, i;
+
+	if (!gmem_vm_can_pin())
+		SKIP(return, "CONFIG_GUP_TEST is not enabled");
+
+	for (i = 0; i < ARRAY_SIZE(pinned); i++) {
+		pin = gmem_vm_pin(g, pinned[i], 1);
+		ASSERT_LE(0, pin);
+		kvm_pthread_create(&thread, NULL, convert_all, g);
+		usleep(100000);
+		poison(_metadata, g);
+		kvm_pthread_join(thread, &result);
+		ASSERT_EQ(POISONED, (long)result);
+		kvm_close(pin);
+
+		ASSERT_TRUE(rest_is_shared(g));
+		kvm_fallocate(g->fd, FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE,
+			      POISONED * PAGE_SIZE, PAGE_SIZE);
+		hwpoison_unpoison(self->pfn);
+		self->pfn = gmem_vm_host_pfn(g, POISONED);
+	}
 }
 
 TEST_F(poison, a_punched_page_is_fresh)

@@ -290,6 +290,29 @@ TEST_F(trace, interrupted)
 	kvm_close(pin);
 }
 
+/* What is certain to succeed is seen through, with all that belongs to it. */
+TEST_F(trace, signals_cut_nothing_short)
+{
+	struct itimerval timer = {
+		.it_value.tv_usec = 1000,
+		.it_interval.tv_usec = 1000,
+	};
+	const int nr_pages = 16384, size = nr_pages * PAGE_SIZE;
+	struct itimerval off = {};
+	struct sigaction sa = { .sa_handler = ignore_signal };
+	int fd = vm_create_guest_memfd(self->g.vm, size, 0);
+	struct event e;
+
+	kvm_fallocate(fd, FALLOC_FL_KEEP_SIZE, 0, size);
+	sigaction(SIGALRM, &sa, NULL);
+	setitimer(ITIMER_REAL, &timer, NULL);
+	e = trace_convert(_metadata, self->dir, fd, 0, size, 0);
+	setitimer(ITIMER_REAL, &off, NULL);
+	EXPECT_EQ(0, e.ret);
+	EXPECT_EQ(nr_pages, e.nr_present);
+	kvm_close(fd);
+}
+
 TEST_F(trace, poisoned)
 {
 	const char *reason = hwpoison_unsupported();

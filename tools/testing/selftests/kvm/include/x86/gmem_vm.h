@@ -76,12 +76,11 @@ static inline u64 *gmem_vm_hva(struct gmem_vm *g, int page)
 }
 
 /*
- * Convert pages.  Both return the errno, 0 for success, and the page that stood
- * in the way; the first of them -1 if the kernel wrote none.
+ * Convert pages.  Returns the errno, 0 for success, and the page that stood in
+ * the way, -1 if the kernel wrote none.
  */
 int gmem_vm_convert(struct gmem_vm *g, int page, int nr, u64 attributes,
 		    int *error_page);
-int gmem_vm_to_private(struct gmem_vm *g, int page, int nr, u64 *error_page);
 
 /* Whether the host may access a page, without SIGBUS if it may not. */
 bool gmem_vm_host_can_access(struct gmem_vm *g, int page);

@@ -210,15 +210,6 @@ int gmem_vm_convert(struct gmem_vm *g, int page, int nr, u64 attributes,
 	return r;
 }
 
-int gmem_vm_to_private(struct gmem_vm *g, int page, int nr, u64 *error_page)
-{
-	int no, r;
-
-	r = gmem_vm_convert(g, page, nr, KVM_MEMORY_ATTRIBUTE_PRIVATE, &no);
-	*error_page = no;
-	return r;
-}
-
 bool gmem_vm_host_can_access(struct gmem_vm *g, int page)
 {
 	int r = madvise(gmem_vm_hva(g, page), g->vm->page_size, MADV_POPULATE_WRITE);
