@@ -279,6 +279,7 @@ static void read_neighbours(struct __test_metadata *_metadata, bool in_place,
 
 TEST_F(mode, userspace_addr_of_neighbours)
 {
+	/* Without private memory, what a file starts out as is of no concern. */
 	read_neighbours(_metadata, self->in_place, GUEST_MEMFD_FLAG_INIT_SHARED);
 	read_neighbours(_metadata, self->in_place, 0);
 }

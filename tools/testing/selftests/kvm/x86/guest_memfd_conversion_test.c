@@ -116,6 +116,7 @@ TEST_F(conversion, punch_hole_keeps_the_attribute)
 
 	kvm_fallocate(g->fd, FALLOC_FL_KEEP_SIZE, 0, DATA_SIZE);
 	ASSERT_FALSE(gmem_vm_host_can_access(g, 0));
+	ASSERT_TRUE(gmem_vm_host_can_access(g, 1));
 	ASSERT_EQ(0, gmem_vm_read(g, 0));
 	ASSERT_EQ(0, *gmem_vm_hva(g, 1));
 

@@ -188,8 +188,7 @@ TEST_F(poison, strikes_during_a_wait)
 		kvm_close(pin);
 
 		ASSERT_TRUE(rest_is_shared(g));
-		kvm_fallocate(g->fd, FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE,
-			      POISONED * PAGE_SIZE, PAGE_SIZE);
+		punch(g, POISONED);
 		hwpoison_unpoison(self->pfn);
 		self->pfn = gmem_vm_host_pfn(g, POISONED);
 	}
