@@ -166,7 +166,7 @@ vm_images()
 	cp "$OUT/$IMAGE" "$VM/kernel"
 	# A disk for what needs an ordinary file system; init.c mounts it on /disk.
 	truncate -s 64M "$VM/disk"
-	mke2fs -q -F -t ext4 "$VM/disk" || die "cannot make the disk"
+	mke2fs -q -F -t ext2 "$VM/disk" || die "cannot make the disk"
 }
 
 # vm_run [tty|stdio]: boot and wait for the end. With `tty` the terminal is the machine's console hvc0, with `stdio`

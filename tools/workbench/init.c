@@ -100,7 +100,7 @@ static void mount_all(void)
 		die("cannot mount", "tracefs");
 	if (symlink("/proc/self/fd", "/dev/fd"))
 		die("cannot link", "/dev/fd");
-	if (mount("/dev/vda", "/disk", "ext4", 0, NULL) || chdir("/disk"))
+	if (mount("/dev/vda", "/disk", "ext2", 0, NULL) || chdir("/disk"))
 		die("cannot mount", "/dev/vda");
 }
 

@@ -13,11 +13,11 @@ lint_files()
 	series_touched AMD | grep -v '^tools/\|^Documentation/\|^MAINTAINERS$'
 }
 
-# The objects of the C files that the series touches and that are there in this commit. KVM's are built from its
-# folder of the architecture.
+# lint_objects [FILE...]: the objects of the C files that the series touches, or of these, if they are there in this
+# commit. KVM's are built from its folder of the architecture.
 lint_objects()
 {
-	series_touched AM | while read -r _file; do
+	{ [ $# -eq 0 ] && series_touched AM || printf '%s\n' "$@"; } | while read -r _file; do
 		[ -e "$STEPS/$_file" ] || continue
 		case $_file in
 		tools/*|samples/*)	;;
@@ -34,19 +34,22 @@ lint_make()
 	make -C "$STEPS" O="$STEPS_OUT" ARCH=x86_64 -j "$JOBS" W=1 "$@"
 }
 
-# lint_build COMMIT [TARGET]: all warnings of the touched files; then TARGET has to build as well.
+# lint_build COMMIT TARGET [FILE...]: all warnings of the touched files, or of these; then TARGET, if it is not empty,
+# has to build as well.
 lint_build()
 {
+	_commit=$1 _target=$2
+	shift 2
 	[ -e "$STEPS" ] || git clone -q --shared --no-tags "$TREE" "$STEPS" || return 1
-	git -C "$STEPS" fetch -q "$TREE" "$1" && git -C "$STEPS" checkout -q -f --detach "$1" || return 1
+	git -C "$STEPS" fetch -q "$TREE" "$_commit" && git -C "$STEPS" checkout -q -f --detach "$_commit" || return 1
 	make -f "$WB/Makefile" TREE="$STEPS" OUT="$STEPS_OUT" ARCH=x86_64 CONFIGS="base x86_64 debug confidential lint" config ||
 		return 1
-	lint_objects > "$STEPS_OUT/objects"
+	lint_objects "$@" > "$STEPS_OUT/objects"
 	# Who compiled a file before has seen its warnings: compile it now.
 	(cd "$STEPS_OUT" && xargs rm -f < objects)
 	# shellcheck disable=SC2046 # a list of objects
 	lint_make prepare && lint_make C=1 CHECK="$WB/sparse" $(cat "$STEPS_OUT/objects") || return 1
-	[ -z "${2:-}" ] || lint_make "$2"
+	[ -z "$_target" ] || lint_make "$_target"
 }
 
 # lint_warnings LOG: the warnings in files of the series, without line numbers, which any patch shifts.
@@ -58,17 +61,29 @@ lint_warnings()
 		awk -F : 'NR == FNR { touched[$1]; next } $1 in touched' "$STEPS_OUT/touched" - | sort
 }
 
-# lint_commit COMMIT NAME [TARGET]: sets WARNINGS, a file of them; nothing is done twice.
+# lint_commit COMMIT NAME TARGET [FILE...]: sets WARNINGS, a file of them; nothing is done twice.
 lint_commit()
 {
-	_commit=$(tgit rev-parse "$1") _lint_name=$2
+	_lint_commit=$(tgit rev-parse "$1") _lint_name=$2 _lint_target=$3
+	shift 3
 	# By the files that are compiled: a commit that was reworded is none to compile again.
 	# shellcheck disable=SC2046 # a list of files
-	WARNINGS=$STEPS_OUT/warnings-$(tgit ls-tree -r "$1" -- $(lint_files) | cksum | cut -d' ' -f1)${3:+-built}
+	WARNINGS=$STEPS_OUT/warnings-$({ tgit ls-tree -r "$_lint_commit" -- $(lint_files); echo "$*"; } |
+		cksum | cut -d' ' -f1)${_lint_target:+-built}
 	[ ! -e "$WARNINGS" ] || return 0
-	step "lint-$_lint_name" "$_lint_name" 0 lint_build "$_commit" ${3:+"$3"} || return 1
+	step "lint-$_lint_name" "$_lint_name" 0 lint_build "$_lint_commit" "$_lint_target" "$@" || return 1
 	lint_warnings "$LOGS/lint-$_lint_name.log" > "$WARNINGS.new"
 	mv "$WARNINGS.new" "$WARNINGS"
+}
+
+# lint_base: the base's warnings of the files that have some by WARNINGS, which it sets.
+lint_base()
+{
+	# shellcheck disable=SC2046 # a list of files
+	set -- $(cut -d : -f 1 "$WARNINGS" | sort -u)
+	# Which files include a header is for the compiler to find out.
+	case " $*" in *.h*) set -- ;; esac
+	lint_commit base base '' "$@"
 }
 
 # lint_commits TARGET COMMIT...: none of them has a warning that the base does not have.
@@ -79,14 +94,16 @@ lint_commits()
 	[ -e "$STEPS" ] || need_disk "$BUILD" 3000 "a second tree and build for the warnings"
 	mkdir -p "$STEPS_OUT"
 	hold lint
-	lint_commit base base || return 1
-	_base_warnings=$WARNINGS _bad=0
+	_bad=0
 	for _step; do
 		_subject=$(tgit log -1 --format=%f "$_step")
 		lint_commit "$_step" "$_subject" "$_target" || { _bad=1; continue; }
+		_warnings=$WARNINGS
+		[ -s "$_warnings" ] || continue
+		lint_base || return 1
 		# A second warning of a kind that the base has once is new too.
 		if awk 'FILENAME == ARGV[1] { base[$0]++; next } ++n[$0] > base[$0] { print; new++ } END { exit !new }' \
-			"$_base_warnings" "$WARNINGS"; then
+			"$WARNINGS" "$_warnings"; then
 			note "$_subject: warnings that the base does not have (log: $LOGS/lint-$_subject.log)"
 			_bad=1
 		fi

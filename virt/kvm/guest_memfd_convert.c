@@ -58,8 +58,12 @@ static int kvm_gmem_count_changes(struct kvm_gmem_conversion *c)
 
 	kvm_gmem_for_each_attrs_range(&range, &GMEM_I(c->inode)->attrs,
 				      c->start, c->last) {
-		if (range.attrs != c->attrs)
+		if (range.attrs != c->attrs) {
+			if (!c->nr_changed)
+				c->first_changed = range.start;
+			c->last_changed = range.last;
 			c->nr_changed += range.last - range.start + 1;
+		}
 
 		r = kvm_gmem_take_a_break(c, &nr_steps);
 		if (r)
@@ -112,10 +116,12 @@ static int kvm_gmem_try_convert(struct kvm_gmem_conversion *c)
 		return r;
 	}
 
+	/* Zaps what needn't be between the first and the last change, but once. */
 	c->certain = true;
 	filter = c->attrs & KVM_MEMORY_ATTRIBUTE_PRIVATE ? KVM_FILTER_SHARED :
 							   KVM_FILTER_PRIVATE;
-	kvm_gmem_invalidate_start(c->inode, c->start, c->last + 1, filter);
+	kvm_gmem_invalidate_start(c->inode, c->first_changed,
+				  c->last_changed + 1, filter);
 
 	if (!(c->attrs & KVM_MEMORY_ATTRIBUTE_PRIVATE) &&
 	    (IS_ENABLED(CONFIG_HAVE_KVM_ARCH_GMEM_RECLAIM) ||
@@ -129,7 +135,7 @@ static int kvm_gmem_try_convert(struct kvm_gmem_conversion *c)
 	 * the smp_rmb() between the two, e.g. in kvm_mmu_faultin_pfn().
 	 */
 	smp_wmb();
-	kvm_gmem_invalidate_end(c->inode, c->start, c->last + 1);
+	kvm_gmem_invalidate_end(c->inode, c->first_changed, c->last_changed + 1);
 	return 0;
 }
 

@@ -28,7 +28,9 @@ struct kvm;
  * @locked_waited_ns: how long this attempt has waited with the lock held
  * @certain: the conversion will succeed, there is no way back
  * @error_index: the page that stood in the way
- * @nr_changed: pages that changed state, present or not
+ * @nr_changed: pages that change state, present or not
+ * @first_changed: the first of them, if any
+ * @last_changed: the last of them, inclusive
  * @nr_present: pages seen that were present and to change state
  * @nr_drains: how often all CPUs were made to drain their LRU caches
  * @waited_ns: time spent waiting for references to go away
@@ -51,6 +53,8 @@ struct kvm_gmem_conversion {
 	bool certain;
 	pgoff_t error_index;
 	pgoff_t nr_changed;
+	pgoff_t first_changed;
+	pgoff_t last_changed;
 	unsigned long nr_present;
 	unsigned int nr_drains;
 	u64 waited_ns;

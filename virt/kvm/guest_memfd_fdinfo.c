@@ -9,6 +9,7 @@
 #include <linux/kvm_host.h>
 #include <linux/pagemap.h>
 #include <linux/rcupdate_wait.h>
+#include <linux/sched/signal.h>
 #include <linux/seq_file.h>
 #include <linux/xarray.h>
 
@@ -33,6 +34,9 @@ static unsigned long kvm_gmem_count_poisoned(struct address_space *mapping)
 
 		if (++nr_seen % KVM_GMEM_FDINFO_BATCH)
 			continue;
+
+		if (fatal_signal_pending(current))
+			break;
 
 		xas_pause(&xas);
 		cond_resched_rcu();
@@ -63,6 +67,10 @@ void kvm_gmem_show_fdinfo(struct seq_file *m, struct file *file)
 		nr_ranges++;
 		if (range.attrs & KVM_MEMORY_ATTRIBUTE_PRIVATE)
 			private_size += (u64)(range.last - range.start + 1) << PAGE_SHIFT;
+
+		/* Nobody will read what has been printed so far. */
+		if (fatal_signal_pending(current))
+			return;
 		cond_resched();
 	}
 

@@ -12,6 +12,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
+#include <sched.h>
 #include <setjmp.h>
 #include <signal.h>
 #include <stdlib.h>
@@ -241,6 +242,18 @@ static pid_t fork_host_process(void)
 	_exit(0);
 }
 
+/*
+ * Users come in large numbers as it is.  The CPU is for the conversions, whose
+ * number counts, and which preempt users at any point then.
+ */
+static void convert_first(void)
+{
+	const struct sched_param param = { .sched_priority = 1 };
+	int r = sched_setscheduler(0, SCHED_FIFO, &param);
+
+	TEST_ASSERT(!r, __KVM_SYSCALL_ERROR("sched_setscheduler()", r));
+}
+
 static void race_with_users(struct __test_metadata *_metadata,
 			    struct gmem_vm *g, struct gmem_vm_hammer *hammers,
 			    struct host_user *users, int nr_users)
@@ -257,6 +270,7 @@ static void race_with_users(struct __test_metadata *_metadata,
 	gmem_vm_hammer_start(g, hammers, NR_VCPUS, HAMMER_LOSSLESS);
 	for (i = 0; i < nr_users; i++)
 		kvm_pthread_create(&users[i].thread, NULL, host_user, &users[i]);
+	convert_first();
 
 	clock_gettime(CLOCK_MONOTONIC, &start);
 	for (round = 0; !r; round++) {

@@ -225,6 +225,37 @@ TEST_F(conversion, zaps_and_flushes_once)
 	}
 }
 
+/* What the range has around the pages that change stays mapped in the guest. */
+TEST_F(conversion, spares_what_does_not_change)
+{
+	struct gmem_vm *g = &self->g;
+	const int first = 2, nr = 3;
+	u64 attributes, faults;
+	int i, page;
+
+	for (i = 0; i < 2; i++) {
+		attributes = i ? 0 : KVM_MEMORY_ATTRIBUTE_PRIVATE;
+		gmem_set_attributes(g->fd, 0, DATA_SIZE, attributes);
+		gmem_set_attributes(g->fd, first * PAGE_SIZE, nr * PAGE_SIZE,
+				    attributes ^ KVM_MEMORY_ATTRIBUTE_PRIVATE);
+		for (page = 0; page < NR_PAGES; page++)
+			gmem_vm_read(g, page);
+
+		faults = vcpu_get_stat(g->vcpu, pf_taken);
+		gmem_set_attributes(g->fd, 0, DATA_SIZE, attributes);
+
+		for (page = 0; page < NR_PAGES; page++) {
+			if (page < first || page >= first + nr)
+				gmem_vm_read(g, page);
+		}
+		ASSERT_EQ(faults, vcpu_get_stat(g->vcpu, pf_taken));
+
+		for (page = first; page < first + nr; page++)
+			gmem_vm_read(g, page);
+		ASSERT_LE(faults + nr, vcpu_get_stat(g->vcpu, pf_taken));
+	}
+}
+
 static struct {
 	sigjmp_buf sigbus;
 	u64 *hva;
