@@ -17,7 +17,11 @@ lint_files()
 # commit. KVM's are built from its folder of the architecture.
 lint_objects()
 {
-	{ [ $# -eq 0 ] && series_touched AM || printf '%s\n' "$@"; } | while read -r _file; do
+	if [ $# -eq 0 ]; then
+		series_touched AM
+	else
+		printf '%s\n' "$@"
+	fi | while read -r _file; do
 		[ -e "$STEPS/$_file" ] || continue
 		case $_file in
 		tools/*|samples/*)	;;
@@ -47,8 +51,9 @@ lint_build()
 	lint_objects "$@" > "$STEPS_OUT/objects"
 	# Who compiled a file before has seen its warnings: compile it now.
 	(cd "$STEPS_OUT" && xargs rm -f < objects)
+	lint_make prepare || return 1
 	# shellcheck disable=SC2046 # a list of objects
-	lint_make prepare && lint_make C=1 CHECK="$WB/sparse" $(cat "$STEPS_OUT/objects") || return 1
+	[ ! -s "$STEPS_OUT/objects" ] || lint_make C=1 CHECK="$WB/sparse" $(cat "$STEPS_OUT/objects") || return 1
 	[ -z "$_target" ] || lint_make "$_target"
 }
 
