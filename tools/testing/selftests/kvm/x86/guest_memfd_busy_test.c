@@ -260,7 +260,7 @@ static void race_with_users(struct __test_metadata *_metadata,
 {
 	struct sigaction sa = { .sa_handler = thread_sigbus };
 	struct kvm_random_state rng = new_kvm_random_state(kvm_random_seed);
-	u64 round, ms, worst = 0;
+	u64 round, ms, minutes = 0, worst = 0;
 	struct timespec start, call;
 	int page = 0, nr = 0, i, status, r = 0, error_page = 0, nr_mapped = 0;
 	pid_t child;
@@ -290,6 +290,9 @@ static void race_with_users(struct __test_metadata *_metadata,
 			nr_mapped += host_touch(page + round % nr);
 
 		gmem_set_shared(g->fd, page * PAGE_SIZE, nr * PAGE_SIZE);
+
+		if (elapsed_ms(start) / 60000 > minutes)
+			TH_LOG("%lu rounds in %lu minutes", round, ++minutes);
 	}
 	ms = elapsed_ms(start);
 
