@@ -116,10 +116,13 @@ static int kvm_gmem_try_convert(struct kvm_gmem_conversion *c)
 		return r;
 	}
 
-	/* Zaps what needn't be between the first and the last change, but once. */
 	c->certain = true;
 	filter = c->attrs & KVM_MEMORY_ATTRIBUTE_PRIVATE ? KVM_FILTER_SHARED :
 							   KVM_FILTER_PRIVATE;
+	/*
+	 * What is between the first and the last change and stays as it is goes
+	 * too, as TLBs are flushed with each call.
+	 */
 	kvm_gmem_invalidate_start(c->inode, c->first_changed,
 				  c->last_changed + 1, filter);
 

@@ -68,7 +68,7 @@ void kvm_gmem_show_fdinfo(struct seq_file *m, struct file *file)
 		if (range.attrs & KVM_MEMORY_ATTRIBUTE_PRIVATE)
 			private_size += (u64)(range.last - range.start + 1) << PAGE_SHIFT;
 
-		/* Nobody will read what has been printed so far. */
+		/* Who is being killed won't read it, and must not have to wait. */
 		if (fatal_signal_pending(current))
 			return;
 		cond_resched();
