@@ -4,6 +4,7 @@
  * powers off.  Fields are separated by tabs:
  *
  *	env	NAME=VALUE
+ *	avoid	CPU
  *	insmod	MODULE	[PARAMETER=VALUE]...
  *	rmmod	MODULE
  *	run	NAME	SECONDS	PROGRAM	[ARGUMENT]...
@@ -11,12 +12,12 @@
  *	kunit	NAME	MODULE
  *	mark	NAME
  *
- * Programs run in /disk, an ordinary file system on a disk of the machine's.
- * A test's output goes to the virtio-serial port "output", where a mark tells
- * it from the one before; a tty's goes to the virtio console.  (A port for each
- * test would be simpler, but with twenty of them writers were seen to wait for
- * ever.)  SECONDS 0 sets no limit.  What became of each goes
- * to the port "verdict", where no console noise can reach:
+ * Programs run on all CPUs but the one to avoid, and in /disk, an ordinary file
+ * system on a disk of the machine's.  A test's output goes to the virtio-serial
+ * port "output", where a mark tells it from the one before; a tty's goes to the
+ * virtio console.  (A port for each test would be simpler, but with twenty of
+ * them writers were seen to wait for ever.)  SECONDS 0 sets no limit.  What
+ * became of each goes to the port "verdict", where no console noise can reach:
  *
  *	exit NAME STATUS MILLISECONDS	(128 + signal, or 124 on timeout)
  *	splat NAME MESSAGE		(what the kernel complained about)
@@ -31,6 +32,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdarg.h>
 #include <stdbool.h>
@@ -156,6 +158,18 @@ static long long now_ms(void)
 
 	clock_gettime(CLOCK_MONOTONIC, &ts);
 	return ts.tv_sec * 1000LL + ts.tv_nsec / 1000000;
+}
+
+/* What is started from here on inherits it. */
+static void avoid(const char *cpu)
+{
+	cpu_set_t cpus;
+
+	if (sched_getaffinity(0, sizeof(cpus), &cpus))
+		die("cannot tell which CPUs there are, to avoid", cpu);
+	CPU_CLR(atoi(cpu), &cpus);
+	if (sched_setaffinity(0, sizeof(cpus), &cpus))
+		die("cannot avoid CPU", cpu);
 }
 
 static void insmod(const char *module, char **param)
@@ -384,6 +398,8 @@ static void do_line(char *line)
 
 	if (!strcmp(field[0], "env") && n == 2)
 		putenv(strdup(field[1]));
+	else if (!strcmp(field[0], "avoid") && n == 2)
+		avoid(field[1]);
 	else if (!strcmp(field[0], "insmod") && n >= 2)
 		insmod(field[1], field + 2);
 	else if (!strcmp(field[0], "rmmod") && n == 2)
