@@ -35,7 +35,7 @@ void kvm_gmem_attrs_init(struct kvm_gmem_attrs *attrs, struct rw_semaphore *lock
 	 * Nobody looks for gaps.  But in RCU mode, freeing the other type of
 	 * nodes is not safe: mt_clear_meta() takes the last slot of a full node
 	 * for metadata once mte_dead_leaves() has stripped it of its type, and
-	 * clears half of a pointer that is yet to be followed.
+	 * clears two bytes of a pointer that is yet to be followed.
 	 */
 	mt_init_flags(&attrs->mt, MT_FLAGS_LOCK_EXTERN | MT_FLAGS_USE_RCU |
 				  MT_FLAGS_ALLOC_RANGE);

@@ -17,6 +17,7 @@ struct kvm;
  * @attrs: attributes to give to each page
  * @nr_busy: pages with references of unknown users, as counted by
  *	     kvm_gmem_note_folio()
+ * @nr_poisoned: poisoned pages, likewise
  * @unmapped: the host's mappings are gone and must be
  * @nr_attempts: attempts so far that found a page in use
  * @busy_since: when the first of them did, in ns
@@ -42,6 +43,7 @@ struct kvm_gmem_conversion {
 	pgoff_t last;
 	u64 attrs;
 	unsigned long nr_busy;
+	unsigned long nr_poisoned;
 	bool unmapped;
 	unsigned int nr_attempts;
 	u64 busy_since;

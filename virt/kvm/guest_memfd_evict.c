@@ -184,20 +184,23 @@ static int kvm_gmem_refuse_folio(struct kvm_gmem_conversion *c,
 
 /*
  * Poison has precedence over pages in use, wherever in the range either is, so
- * look for it in all pages before waiting for any.
+ * look for it in all pages before waiting for any.  Signals have precedence over
+ * poison, so the first poisoned page is not the end of a long walk.
  */
 static int kvm_gmem_note_folio(struct kvm_gmem_conversion *c, struct folio *folio)
 {
 	c->nr_present++;
 
-	if (folio_test_hwpoison(folio))
-		return kvm_gmem_refuse_folio(c, folio, -EHWPOISON);
+	if (!folio_test_hwpoison(folio))
+		c->nr_busy += kvm_gmem_folio_is_busy(c, folio);
+	else if (!c->nr_poisoned++)
+		c->error_index = folio->index;
 
-	c->nr_busy += kvm_gmem_folio_is_busy(c, folio);
 	return 0;
 }
 
-static void kvm_gmem_drain_for_folio(struct kvm_gmem_conversion *c,
+/* Returns false if it's too early to drain LRU caches again. */
+static bool kvm_gmem_drain_for_folio(struct kvm_gmem_conversion *c,
 				     struct folio *folio)
 {
 	enum lru_cache_drained drained = LRU_CACHE_NOT_DRAINED;
@@ -205,7 +208,7 @@ static void kvm_gmem_drain_for_folio(struct kvm_gmem_conversion *c,
 	u64 now = ktime_get_ns();
 
 	if (now + KVM_GMEM_DRAIN_BURST_NS < until)
-		return;
+		return false;
 
 	lru_cache_drain_for_folio(folio, 0, &drained);
 	if (drained == LRU_CACHE_DRAINED_ALL) {
@@ -214,6 +217,7 @@ static void kvm_gmem_drain_for_folio(struct kvm_gmem_conversion *c,
 			   max(now, until) + KVM_GMEM_DRAIN_INTERVAL_NS);
 		c->nr_drains++;
 	}
+	return true;
 }
 
 /* Keeps the page from being mapped, and thereby pinned, until further notice. */
@@ -281,10 +285,12 @@ static int kvm_gmem_settle_folio(struct kvm_gmem_conversion *c,
 	/*
 	 * A page that was just allocated sits in some CPU's LRU cache, which
 	 * holds a reference, nearly every time.  It is none to unmap the page
-	 * for.
+	 * for, nor one that is given up because faults have to wait.
 	 */
 	if (!folio_test_lru(folio)) {
-		kvm_gmem_drain_for_folio(c, folio);
+		if (!kvm_gmem_drain_for_folio(c, folio))
+			return kvm_gmem_refuse_folio(c, folio, -EAGAIN);
+
 		if (!kvm_gmem_folio_is_busy(c, folio))
 			return 0;
 	}
@@ -346,6 +352,7 @@ int kvm_gmem_evict_host_users(struct kvm_gmem_conversion *c)
 	lockdep_assert_held_write(&c->inode->i_mapping->invalidate_lock);
 
 	c->nr_busy = 0;
+	c->nr_poisoned = 0;
 	c->unmapped = false;
 	c->locked_waited_ns = 0;
 	c->locked_wait_ns = clamp(2 * c->locked_wait_ns,
@@ -355,6 +362,9 @@ int kvm_gmem_evict_host_users(struct kvm_gmem_conversion *c)
 	r = kvm_gmem_walk_folios(c, kvm_gmem_note_folio);
 	if (r)
 		return r;
+
+	if (c->nr_poisoned)
+		return -EHWPOISON;
 
 	if (c->nr_busy) {
 		if (c->restless) {
@@ -387,12 +397,12 @@ static bool kvm_gmem_is_still_busy(struct kvm_gmem_conversion *c)
 	 * the attempt has unmapped may be mapped again by now, i.e. @c's idea of
 	 * that, which kvm_gmem_folio_is_busy() goes by, is out of date.
 	 */
-	if (!down_read_trylock(&mapping->invalidate_lock))
+	if (!filemap_invalidate_trylock_shared(mapping))
 		return true;
 
 	folio = xa_load(&mapping->i_pages, c->error_index);
 	busy = folio && folio_ref_count(folio) > folio_expected_ref_count(folio);
-	up_read(&mapping->invalidate_lock);
+	filemap_invalidate_unlock_shared(mapping);
 	return busy;
 }
 
@@ -400,8 +410,9 @@ static bool kvm_gmem_is_still_busy(struct kvm_gmem_conversion *c)
  * kvm_gmem_wait_unlocked() - Let users of a page go on for a while
  * @c: a conversion to private that found the page at its error_index in use
  *
- * Returns once that page looks unused, which is when another attempt has the
- * best chances: who has just let go of some pages has yet to get hold of others.
+ * Returns as soon as that page looks unused, which is when another attempt has
+ * the best chances: who has just let go of some pages has yet to get hold of
+ * others.  Otherwise after a while, or when a signal is pending.
  *
  * Context: Without the file's invalidate lock.  Sleeps.
  */

@@ -396,11 +396,27 @@ static int count_private(struct gmem_vm *g, int nr)
 	return nr_private;
 }
 
+/* In a range of @nr pages, which is more than a few. */
+static void signal_precedes_poison(struct __test_metadata *_metadata,
+				   struct gmem_vm *g, int page, int nr)
+{
+	u64 pfn = gmem_vm_host_pfn(g, page);
+	int error_page;
+
+	ASSERT_EQ(0, gmem_vm_poison(g, page));
+	ASSERT_EQ(EINTR, convert_with_signal_pending(g, 0, nr, PRIVATE, &error_page));
+	ASSERT_EQ(-1, error_page);
+	ASSERT_EQ(EHWPOISON, gmem_vm_convert(g, 0, nr, PRIVATE, &error_page));
+	ASSERT_EQ(page, error_page);
+	kvm_fallocate(g->fd, FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE,
+		      page * PAGE_SIZE, PAGE_SIZE);
+	hwpoison_unpoison(pfn);
+}
+
 TEST_F_TIMEOUT(signals, pending_from_the_start, 120)
 {
 	struct gmem_vm *g = &self->g;
 	int error_page, pin, i;
-	u64 pfn;
 
 	kvm_fallocate(g->fd, FALLOC_FL_KEEP_SIZE, 0, SIGNAL_PAGES * PAGE_SIZE);
 
@@ -423,22 +439,14 @@ TEST_F_TIMEOUT(signals, pending_from_the_start, 120)
 	ASSERT_EQ(-1, error_page);
 	ASSERT_EQ(128, count_private(g, 256));
 
-	/* It comes before a poisoned page. */
-	if (!hwpoison_unsupported()) {
-		pfn = gmem_vm_host_pfn(g, 254);
-		ASSERT_EQ(0, gmem_vm_poison(g, 254));
-		ASSERT_EQ(EINTR, convert_with_signal_pending(g, 0, 256, PRIVATE,
-							     &error_page));
-		ASSERT_EQ(-1, error_page);
-		ASSERT_EQ(EHWPOISON, gmem_vm_convert(g, 0, 256, PRIVATE, &error_page));
-		ASSERT_EQ(254, error_page);
-		kvm_fallocate(g->fd, FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE,
-			      254 * PAGE_SIZE, PAGE_SIZE);
-		hwpoison_unpoison(pfn);
-	}
+	/* It comes before a poisoned page, be that the first. */
+	if (!hwpoison_unsupported())
+		signal_precedes_poison(_metadata, g, 254, 256);
 	gmem_set_shared(g->fd, 0, 256 * PAGE_SIZE);
+	if (!hwpoison_unsupported())
+		signal_precedes_poison(_metadata, g, 0, SIGNAL_PAGES);
 
-	/* And before a page in use, be that the first. */
+	/* And before a page in use, likewise. */
 	if (!gmem_vm_can_pin())
 		return;
 	for (i = 0; i < SIGNAL_PAGES; i += SIGNAL_PAGES - 1) {

@@ -116,6 +116,25 @@ TEST_F(poison, stops_conversion_to_private)
 	ASSERT_EQ(EHWPOISON, errno);
 }
 
+/* Nowhere to tell which page it is. */
+TEST_F(poison, error_offset_cannot_be_written)
+{
+	struct kvm_memory_attributes2 *attrs;
+	struct gmem_vm *g = &self->g;
+
+	attrs = kvm_mmap(PAGE_SIZE, PROT_READ | PROT_WRITE,
+			 MAP_PRIVATE | MAP_ANONYMOUS, -1);
+	attrs->size = NR_PAGES * PAGE_SIZE;
+	attrs->attributes = PRIVATE;
+	ASSERT_EQ(0, mprotect(attrs, PAGE_SIZE, PROT_READ));
+
+	poison(_metadata, g);
+	ASSERT_EQ(-1, ioctl(g->fd, KVM_SET_MEMORY_ATTRIBUTES2, attrs));
+	ASSERT_EQ(EFAULT, errno);
+	ASSERT_TRUE(rest_is_shared(g));
+	kvm_munmap(attrs, PAGE_SIZE);
+}
+
 TEST_F(poison, precedes_busy_wherever_either_is)
 {
 	struct gmem_vm *g = &self->g;
