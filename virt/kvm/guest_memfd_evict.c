@@ -285,7 +285,7 @@ static int kvm_gmem_settle_folio(struct kvm_gmem_conversion *c,
 	/*
 	 * A page that was just allocated sits in some CPU's LRU cache, which
 	 * holds a reference, nearly every time.  It is none to unmap the page
-	 * for, nor one that is given up because faults have to wait.
+	 * for, nor to wait for with the lock held, which doesn't drain it.
 	 */
 	if (!folio_test_lru(folio)) {
 		if (!kvm_gmem_drain_for_folio(c, folio))
