@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
 # shellcheck shell=sh
 #
-# Building: the kernels of the file `kernels`, their modules, the selftests, PID 1 and the example VMM.
+# Building: the kernels of the file `kernels`, their modules, the selftests, PID 1, the example VMM and the benchmark.
 
 kernel_names()
 {
@@ -35,6 +35,11 @@ kernel_make()
 vmm_make()
 {
 	make -C "$TOP/tools/gmem-vmm" OUT="$OUT/gmem-vmm" KHDR="$OUT/usr/include"
+}
+
+bench_make()
+{
+	make -C "$TOP/tools/gmem-bench" OUT="$OUT/gmem-bench" KHDR="$ARCH_OUT/usr/include"
 }
 
 have_kernel()
@@ -97,6 +102,9 @@ kernel_build()
 	fi
 	if [ "$KERNEL" = x86_64 ]; then
 		step gmem-vmm "example VMM" 0 vmm_make || die "the example VMM does not build"
+	fi
+	if [ "$KERNEL" = $BENCH_KERNEL ]; then
+		step gmem-bench "benchmark" 0 bench_make || die "the benchmark does not build"
 	fi
 	release
 }

@@ -1,0 +1,69 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+#ifndef GMEM_BENCH_H
+#define GMEM_BENCH_H
+
+#include <stdbool.h>
+#include <stdnoreturn.h>
+
+#include "gmem-uapi.h"
+
+#define PAGE_BYTES	0x1000ULL
+#define KIB		(1ULL << 10)
+#define MIB		(1ULL << 20)
+#define TIB		(1ULL << 40)
+
+#define SHARED		0
+#define PRIVATE		KVM_MEMORY_ATTRIBUTE_PRIVATE
+
+#define MAX_ROUNDS	32
+
+#define EXIT_CANNOT_RUN	4	/* as the kernel's selftests have it */
+
+#define ARRAY_SIZE(array)	(sizeof(array) / sizeof((array)[0]))
+
+/* A software-protected VM with one guest_memfd as its memory. */
+struct vm {
+	int kvm_fd;
+	int fd;
+	int vcpu_fd;
+	int gmem_fd;
+	__u8 *mem;		/* the host's view of the shared pages */
+	__u64 size;
+};
+
+/* main.c: the clock and the rows of the table */
+noreturn void die(const char *fmt, ...) __attribute__((format(gnu_printf, 1, 2)));
+__u64 now(void);
+__u64 median(__u64 *sample, unsigned int nr);
+const char *size_name(__u64 size);
+void row(double value, const char *unit, const char *fmt, ...)
+	__attribute__((format(gnu_printf, 3, 4)));
+
+/* vm.c: set-up, and the operations that are measured or prepare measurements */
+bool has_in_place_conversion(void);
+void vm_open_unbound(struct vm *vm, __u64 size);
+void vm_open(struct vm *vm, __u64 size);
+void vm_open_per_vm(struct vm *vm, __u64 size);
+void vm_close(struct vm *vm);
+void vm_touch(struct vm *vm, __u64 first, __u64 end, __u64 step);
+void vm_populate(struct vm *vm);
+void vm_punch(struct vm *vm);
+void vm_prefault(struct vm *vm);
+int vm_try_convert(struct vm *vm, __u64 offset, __u64 size, __u64 attributes,
+		   __u64 *error_offset);
+__u64 vm_convert(struct vm *vm, __u64 offset, __u64 size, __u64 attributes);
+__u64 vm_set_attributes(struct vm *vm, __u64 attributes);
+long mem_used_kib(void);
+
+/* The cases. */
+void bench_references(void);
+void bench_states(void);
+void bench_empty(void);
+void bench_no_change(void);
+void bench_fragments(void);
+void bench_busy(void);
+void bench_wait(void);
+void bench_in_place(void);
+void bench_per_vm(void);
+
+#endif /* GMEM_BENCH_H */

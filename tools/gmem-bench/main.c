@@ -1,0 +1,214 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * gmem-bench: what converting guest_memfd memory between shared and private
+ * costs.  Each row of output is
+ *
+ *	row <TAB> VALUE <TAB> UNIT <TAB> NAME
+ *
+ * Times are nanoseconds of CLOCK_MONOTONIC.  They are meant to be read on a
+ * machine with one CPU whose clock counts instructions (QEMU's -icount
+ * shift=0,sleep=off): one nanosecond is one instruction there, and the
+ * figures repeat.  On other machines they are just times.
+ *
+ * A figure includes reading the clock once per timed call; the row "reading
+ * the clock" says how much that is.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "bench.h"
+
+static const struct {
+	const char *name;
+	bool in_place;
+	bool per_vm;
+	void (*run)(void);
+} cases[] = {
+	{ "references",	true,	true,	bench_references },
+	{ "states",	true,	false,	bench_states },
+	{ "empty",	true,	false,	bench_empty },
+	{ "no-change",	true,	false,	bench_no_change },
+	{ "fragments",	true,	false,	bench_fragments },
+	{ "busy",	true,	false,	bench_busy },
+	{ "wait",	true,	false,	bench_wait },
+	{ "in-place",	true,	false,	bench_in_place },
+	{ "per-vm",	false,	true,	bench_per_vm },
+};
+
+noreturn void die(const char *fmt, ...)
+{
+	int err = errno;
+	va_list ap;
+
+	fflush(stdout);
+	fprintf(stderr, "gmem-bench: ");
+	va_start(ap, fmt);
+	vfprintf(stderr, fmt, ap);
+	va_end(ap);
+	fprintf(stderr, ": %s\n", strerror(err));
+	exit(1);
+}
+
+__u64 now(void)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_MONOTONIC, &ts);
+	return ts.tv_sec * 1000000000ULL + ts.tv_nsec;
+}
+
+static int compare(const void *a, const void *b)
+{
+	const __u64 *x = a, *y = b;
+
+	return *x < *y ? -1 : *x > *y;
+}
+
+/* Of equal calls, the one that no timer interrupt has hit. */
+__u64 median(__u64 *sample, unsigned int nr)
+{
+	qsort(sample, nr, sizeof(*sample), compare);
+	return sample[nr / 2];
+}
+
+const char *size_name(__u64 size)
+{
+	static const char * const unit[] = { "KiB", "MiB", "GiB", "TiB" };
+	static char name[16];
+	unsigned int i = 0;
+
+	for (size /= KIB; size >= KIB && i + 1 < ARRAY_SIZE(unit); i++)
+		size /= KIB;
+	snprintf(name, sizeof(name), "%llu %s", size, unit[i]);
+	return name;
+}
+
+void row(double value, const char *unit, const char *fmt, ...)
+{
+	va_list ap;
+
+	printf("row\t%.3f\t%s\t", value, unit);
+	va_start(ap, fmt);
+	vprintf(fmt, ap);
+	va_end(ap);
+	printf("\n");
+	fflush(stdout);
+}
+
+/*
+ * What other rows are compared with, to tell a change of the kernel from a
+ * change of the compiler.  Both are kernel code of the kind that conversion
+ * consists of, by the same compiler, but none that converts.  Neither
+ * allocates nor clears pages, which is one instruction or thousands,
+ * depending on the CPU.
+ *
+ * Per call: punching a hole into a memfd where there is nothing.  Like a
+ * conversion that is a system call that takes a file's locks, unmaps and
+ * walks a range, and finds nothing to do.
+ *
+ * Per page: mapping and unmapping a page of a memfd.  It takes the folio
+ * from the page cache, locks it, and changes page tables and reverse map.
+ */
+#define REF_PAGES	4096
+
+void bench_references(void)
+{
+	int fd = memfd_create("reference", MFD_CLOEXEC);
+	__u64 sample[MAX_ROUNDS], t;
+	volatile __u8 *mem;
+	unsigned int i, j;
+
+	if (fd < 0 || ftruncate(fd, 2 * REF_PAGES * PAGE_BYTES))
+		die("memfd");
+	mem = mmap(NULL, REF_PAGES * PAGE_BYTES, PROT_READ | PROT_WRITE,
+		   MAP_SHARED, fd, 0);
+	if (mem == MAP_FAILED)
+		die("mmap");
+
+	for (i = 0; i < MAX_ROUNDS; i++) {
+		t = now();
+		sample[i] = now() - t;
+	}
+	row(median(sample, MAX_ROUNDS), "call", "reading the clock");
+
+	for (i = 0; i < MAX_ROUNDS; i++) {
+		t = now();
+		syscall(SYS_getppid);
+		sample[i] = now() - t;
+	}
+	row(median(sample, MAX_ROUNDS), "call", "a system call, getppid()");
+
+	for (i = 0; i < MAX_ROUNDS; i++) {
+		t = now();
+		if (fallocate(fd, FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE,
+			      REF_PAGES * PAGE_BYTES, PAGE_BYTES))
+			die("punching the memfd");
+		sample[i] = now() - t;
+	}
+	row(median(sample, MAX_ROUNDS), "call",
+	    "reference per call: a hole in an empty memfd");
+
+	/* The first round allocates. */
+	for (i = 0; i < 4; i++) {
+		t = now();
+		for (j = 0; j < REF_PAGES; j++)
+			mem[j * PAGE_BYTES] = 1;
+		if (madvise((void *)mem, REF_PAGES * PAGE_BYTES, MADV_DONTNEED))
+			die("madvise");
+		sample[i] = now() - t;
+	}
+	row((double)median(sample + 1, 3) / REF_PAGES, "page",
+	    "reference per page: map and unmap a memfd");
+
+	munmap((void *)mem, REF_PAGES * PAGE_BYTES);
+	close(fd);
+}
+
+static void usage(FILE *file)
+{
+	unsigned int i;
+
+	fprintf(file, "usage: gmem-bench [CASE...]\ncases:");
+	for (i = 0; i < ARRAY_SIZE(cases); i++)
+		fprintf(file, " %s", cases[i].name);
+	fprintf(file, "\nwithout one, all that this mode of KVM has\n");
+}
+
+int main(int argc, char **argv)
+{
+	bool in_place = has_in_place_conversion();
+	unsigned int i;
+	int arg;
+
+	if (argc > 1 && argv[1][0] == '-') {
+		usage(stdout);
+		return 0;
+	}
+	for (i = 0; argc < 2 && i < ARRAY_SIZE(cases); i++)
+		if (in_place ? cases[i].in_place : cases[i].per_vm)
+			cases[i].run();
+	for (arg = 1; arg < argc; arg++) {
+		for (i = 0; i < ARRAY_SIZE(cases); i++)
+			if (!strcmp(argv[arg], cases[i].name))
+				break;
+		if (i == ARRAY_SIZE(cases)) {
+			usage(stderr);
+			return 2;
+		}
+		if (!(in_place ? cases[i].in_place : cases[i].per_vm)) {
+			fprintf(stderr, "gmem-bench: %s: not with gmem_in_place_conversion=%d\n",
+				argv[arg], in_place);
+			return EXIT_CANNOT_RUN;
+		}
+		cases[i].run();
+	}
+	return 0;
+}

@@ -1,0 +1,231 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/* VMs to measure, and what is done to their memory. */
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include "bench.h"
+
+#define MEM_GPA		(1ULL << 32)
+
+/* A page that was only just used may take some tries on other kernels. */
+#define MAX_TRIES	100
+
+static noreturn void cannot_run(const char *why)
+{
+	fprintf(stderr, "gmem-bench: cannot run: %s\n", why);
+	exit(EXIT_CANNOT_RUN);
+}
+
+static int open_kvm(void)
+{
+	int fd = open("/dev/kvm", O_RDWR | O_CLOEXEC);
+
+	if (fd < 0)
+		cannot_run("no /dev/kvm");
+	return fd;
+}
+
+bool has_in_place_conversion(void)
+{
+	int fd = open_kvm();
+	int attributes = ioctl(fd, KVM_CHECK_EXTENSION,
+			       KVM_CAP_GUEST_MEMFD_MEMORY_ATTRIBUTES);
+
+	close(fd);
+	return attributes > 0 && (attributes & KVM_MEMORY_ATTRIBUTE_PRIVATE);
+}
+
+static void create_vm(struct vm *vm, __u64 size, __u64 flags)
+{
+	struct kvm_create_guest_memfd gmem = {
+		.size = size,
+		.flags = flags,
+	};
+
+	vm->size = size;
+	vm->kvm_fd = open_kvm();
+	if (!(ioctl(vm->kvm_fd, KVM_CHECK_EXTENSION, KVM_CAP_VM_TYPES) &
+	      (1 << KVM_X86_SW_PROTECTED_VM)))
+		cannot_run("no software-protected VMs");
+	vm->fd = ioctl(vm->kvm_fd, KVM_CREATE_VM, KVM_X86_SW_PROTECTED_VM);
+	if (vm->fd < 0)
+		die("KVM_CREATE_VM");
+	/* It never runs, but maps memory for the guest. */
+	vm->vcpu_fd = ioctl(vm->fd, KVM_CREATE_VCPU, 0);
+	if (vm->vcpu_fd < 0)
+		die("KVM_CREATE_VCPU");
+	vm->gmem_fd = ioctl(vm->fd, KVM_CREATE_GUEST_MEMFD, &gmem);
+	if (vm->gmem_fd < 0)
+		die("KVM_CREATE_GUEST_MEMFD");
+}
+
+static void create_memslot(struct vm *vm)
+{
+	struct kvm_userspace_memory_region2 region = {
+		.flags = KVM_MEM_GUEST_MEMFD,
+		.guest_phys_addr = MEM_GPA,
+		.memory_size = vm->size,
+		.userspace_addr = (unsigned long)vm->mem,
+		.guest_memfd = vm->gmem_fd,
+	};
+
+	if (ioctl(vm->fd, KVM_SET_USER_MEMORY_REGION2, &region))
+		die("KVM_SET_USER_MEMORY_REGION2");
+}
+
+/* A file that is all shared, in no memslot and not mapped. */
+void vm_open_unbound(struct vm *vm, __u64 size)
+{
+	create_vm(vm, size, GUEST_MEMFD_FLAG_MMAP | GUEST_MEMFD_FLAG_INIT_SHARED);
+	vm->mem = NULL;
+}
+
+/* All memory is one guest_memfd, shared at first. */
+void vm_open(struct vm *vm, __u64 size)
+{
+	vm_open_unbound(vm, size);
+	vm->mem = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED,
+		       vm->gmem_fd, 0);
+	if (vm->mem == MAP_FAILED)
+		die("mmap of the guest_memfd");
+	create_memslot(vm);
+}
+
+/* Shared memory is anonymous, private memory a guest_memfd. */
+void vm_open_per_vm(struct vm *vm, __u64 size)
+{
+	create_vm(vm, size, 0);
+	vm->mem = mmap(NULL, size, PROT_READ | PROT_WRITE,
+		       MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	if (vm->mem == MAP_FAILED)
+		die("mmap of anonymous memory");
+	create_memslot(vm);
+}
+
+void vm_close(struct vm *vm)
+{
+	close(vm->vcpu_fd);
+	close(vm->fd);
+	if (vm->mem)
+		munmap(vm->mem, vm->size);
+	close(vm->gmem_fd);
+	close(vm->kvm_fd);
+}
+
+/* Host faults: allocate, if need be, and map. */
+void vm_touch(struct vm *vm, __u64 first, __u64 end, __u64 step)
+{
+	__u64 offset;
+
+	for (offset = first; offset < end; offset += step)
+		*(volatile __u8 *)(vm->mem + offset) = 1;
+}
+
+/* Allocate without mapping. */
+void vm_populate(struct vm *vm)
+{
+	if (fallocate(vm->gmem_fd, FALLOC_FL_KEEP_SIZE, 0, vm->size))
+		die("fallocate of the guest_memfd");
+}
+
+void vm_punch(struct vm *vm)
+{
+	if (fallocate(vm->gmem_fd, FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE,
+		      0, vm->size))
+		die("punching the guest_memfd");
+}
+
+/* Guest faults. */
+void vm_prefault(struct vm *vm)
+{
+	struct kvm_pre_fault_memory range = {
+		.gpa = MEM_GPA,
+		.size = vm->size,
+	};
+
+	while (range.size)
+		if (ioctl(vm->vcpu_fd, KVM_PRE_FAULT_MEMORY, &range) &&
+		    errno != EINTR && errno != EAGAIN)
+			die("KVM_PRE_FAULT_MEMORY");
+}
+
+/* Returns 0 or an errno. */
+int vm_try_convert(struct vm *vm, __u64 offset, __u64 size, __u64 attributes,
+		   __u64 *error_offset)
+{
+	struct kvm_memory_attributes2 attrs = {
+		.offset = offset,
+		.size = size,
+		.attributes = attributes,
+	};
+
+	if (!ioctl(vm->gmem_fd, KVM_SET_MEMORY_ATTRIBUTES2, &attrs))
+		return 0;
+	if (error_offset)
+		*error_offset = attrs.error_offset;
+	return errno;
+}
+
+/* Returns how long it took. */
+__u64 vm_convert(struct vm *vm, __u64 offset, __u64 size, __u64 attributes)
+{
+	struct kvm_memory_attributes2 attrs = {
+		.offset = offset,
+		.size = size,
+		.attributes = attributes,
+	};
+	int ret, tries = 0;
+	__u64 start;
+
+	start = now();
+	do {
+		ret = ioctl(vm->gmem_fd, KVM_SET_MEMORY_ATTRIBUTES2, &attrs);
+	} while (ret && errno == EAGAIN && ++tries < MAX_TRIES);
+	start = now() - start;
+	if (ret)
+		die("KVM_SET_MEMORY_ATTRIBUTES2 of %#llx+%#llx to %#llx",
+		    offset, size, attributes);
+	return start;
+}
+
+/* All memory, by the VM's own tracking of private memory. */
+__u64 vm_set_attributes(struct vm *vm, __u64 attributes)
+{
+	struct kvm_memory_attributes attrs = {
+		.address = MEM_GPA,
+		.size = vm->size,
+		.attributes = attributes,
+	};
+	__u64 start = now();
+
+	if (ioctl(vm->fd, KVM_SET_MEMORY_ATTRIBUTES, &attrs))
+		die("KVM_SET_MEMORY_ATTRIBUTES");
+	return now() - start;
+}
+
+/*
+ * Page cache and anonymous memory, which is all that a VM's memory can be.
+ * What is free says less: CPUs keep many megabytes of free pages to
+ * themselves.
+ */
+long mem_used_kib(void)
+{
+	FILE *file = fopen("/proc/meminfo", "re");
+	long kib, sum = 0;
+	char line[128];
+
+	if (!file)
+		die("/proc/meminfo");
+	while (fgets(line, sizeof(line), file))
+		if (sscanf(line, "Cached: %ld kB", &kib) == 1 ||
+		    sscanf(line, "AnonPages: %ld kB", &kib) == 1)
+			sum += kib;
+	fclose(file);
+	return sum;
+}

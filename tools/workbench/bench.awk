@@ -1,0 +1,204 @@
+# SPDX-License-Identifier: GPL-2.0-only
+#
+# awk -f bench.awk -v mode=MODE -v percent=N -v kernel=.. -v compiler=.. -v emulator=.. \
+#	what=goal GOALS what=recorded EXPECTED what=row ROWS
+#
+# The rows of gmem-bench as a table for people (MODE table), for the documentation (rst) or for programs (json), as
+# results of a test run (judge), or as ratios to record (record).
+
+BEGIN {
+	FS = "\t"
+	CALL = "reference per call: a hole in an empty memfd"
+	PAGE = "reference per page: map and unmap a memfd"
+}
+
+/^#/ || /^$/ {
+	next
+}
+
+what == "goal" {
+	goal[$2] = $1
+}
+
+what == "recorded" {
+	recorded[$3] = $1
+	names[++nr_recorded] = $3
+}
+
+what == "row" && $1 == "row" {
+	add($4, $3, $2)
+}
+
+function add(name, u, v)
+{
+	row[++rows] = name
+	value[name] = v + 0
+	unit[name] = u
+}
+
+# How many times as much another way takes as the one in place.
+function against(way, what,	mine, other)
+{
+	mine = "round trip in place, " what
+	other = "round trip " way ", " what
+	if (value[mine] > 0 && other in value)
+		add(way " / in place, " what, "x", value[other] / value[mine])
+}
+
+# What a row is recorded as a ratio to; 1 for what no compiler changes, 0 for what is not recorded: references, quotients of
+# other rows, and what is no matter of conversions.
+function reference(name)
+{
+	if (name ~ /^reference|^reading the clock|^a system call|no conversions$/ || unit[name] == "x")
+		return 0
+	if (unit[name] == "ms" || unit[name] == "KiB")
+		return 1
+	return unit[name] == "call" ? value[CALL] : value[PAGE]
+}
+
+function commas(n,	s, out)
+{
+	s = sprintf("%.0f", n)
+	while (length(s) > 3) {
+		out = "," substr(s, length(s) - 2) out
+		s = substr(s, 1, length(s) - 3)
+	}
+	return s out
+}
+
+function shown(n, u)
+{
+	if (u == "x")
+		return sprintf(n < 9.95 ? "%.1fx" : "%.0fx", n)
+	return n < 99.95 ? sprintf("%.1f", n) : commas(n)
+}
+
+function unit_name(u)
+{
+	return u == "x" ? "ratio" : u == "ms" || u == "KiB" ? u : "per " u
+}
+
+function target(name)
+{
+	return name in goal ? shown(goal[name], unit[name]) : ""
+}
+
+function line(a, b, c, d,	text)
+{
+	text = sprintf("%s%-" w1 "s  %-9s  %12s  %8s", indent, a, b, c, d)
+	sub(/ +$/, "", text)
+	print text
+}
+
+function dashes(n,	s)
+{
+	while (n--)
+		s = s "="
+	return s
+}
+
+function border()
+{
+	line(dashes(w1), dashes(9), dashes(12), dashes(8))
+}
+
+function table(	i, name)
+{
+	w1 = 3
+	for (i = 1; i <= rows; i++)
+		if (length(row[i]) > w1)
+			w1 = length(row[i])
+	indent = mode == "rst" ? "" : "    "
+	if (mode == "rst") {
+		print ".. Made by tools/workbench/wb bench --rst:"
+		print "   Linux " kernel ", " compiler ","
+		print "   " emulator
+		print ""
+		border()
+	}
+	line("row", "unit", "instructions", "to reach")
+	line("", "", "seen", "")
+	if (mode == "rst")
+		border()
+	for (i = 1; i <= rows; i++) {
+		name = row[i]
+		line(name, unit_name(unit[name]), shown(value[name], unit[name]), target(name))
+	}
+	if (mode == "rst")
+		border()
+	else
+		print indent "Linux " kernel ", " compiler ", " emulator
+}
+
+function json(	i, name, ref)
+{
+	printf "{\n  \"kernel\": \"%s\",\n  \"compiler\": \"%s\",\n  \"emulator\": \"%s\",\n  \"rows\": [", kernel, compiler, emulator
+	for (i = 1; i <= rows; i++) {
+		name = row[i]
+		ref = reference(name)
+		printf "%s\n    { \"name\": \"%s\", \"unit\": \"%s\", \"value\": %.10g", (i > 1 ? "," : ""), name, unit[name], value[name]
+		if (name in goal)
+			printf ", \"goal\": %s", goal[name]
+		if (name in recorded && ref)
+			printf ", \"recorded\": %.3f", recorded[name] * ref
+		printf " }"
+	}
+	print "\n  ]\n}"
+}
+
+function judge(	i, name, ref, was, what)
+{
+	for (i = 1; i <= rows; i++) {
+		name = row[i]
+		ref = reference(name)
+		if (!ref)
+			continue
+		if (!(name in recorded)) {
+			print "fail bench: " name ": not recorded: wb bench --record"
+			continue
+		}
+		was = recorded[name] * ref
+		what = unit[name] == "ms" || unit[name] == "KiB" ? unit[name] : "instructions per " unit[name]
+		if (value[name] > was * (1 + percent / 100))
+			printf "fail bench: %s: %s %s, recorded: %s (%.0f%% more)\n", name, shown(value[name]), what,
+				shown(was), (value[name] / was - 1) * 100
+		else
+			print "pass bench: " name
+	}
+	for (i = 1; i <= nr_recorded; i++)
+		if (!(names[i] in value))
+			print "fail bench: " names[i] ": recorded, but not measured"
+}
+
+function record(	i, name)
+{
+	print "# SPDX-License-Identifier: GPL-2.0-only"
+	print "#"
+	print "# Recorded by 'wb bench --record'; 'wb test' fails if a row costs " percent " percent more. Instructions per call, page or"
+	print "# fault are ratios to the reference row of the same run, so that another compiler does not look like another kernel;"
+	print "# ms and KiB are what they are. Made with " compiler "."
+	print "#"
+	print "#\tRATIO UNIT ROW"
+	print ""
+	for (i = 1; i <= rows; i++) {
+		name = row[i]
+		if (reference(name))
+			printf "%.5g\t%s\t%s\n", value[name] / reference(name), unit[name], name
+	}
+}
+
+END {
+	against("by copying", "populated")
+	against("by copying", "in use")
+	against("by copying", "in use: peak memory")
+	against("by copying huge pages", "populated")
+	against("by copying huge pages", "in use")
+	if (mode == "json")
+		json()
+	else if (mode == "judge")
+		judge()
+	else if (mode == "record")
+		record()
+	else
+		table()
+}

@@ -1,0 +1,92 @@
+# SPDX-License-Identifier: GPL-2.0-only
+# shellcheck shell=dash
+#
+# The benchmark: tools/gmem-bench on a kernel without checks, in a machine whose clock counts instructions. Its figures
+# depend on kernel, compiler and the emulated CPU, not on the machine that emulates it, nor on what else that does.
+#
+#	bench.goals	what the series is to reach, by row
+#	bench.expected	what was recorded by 'wb bench --record', as ratios: see there
+#	bench.awk	from rows to tables
+
+BENCH_KERNEL=plain
+# Beyond this many percent of what is recorded, a row has failed.
+BENCH_PERCENT=10
+
+# bench_boot DIR: both ways in one boot, KVM loaded anew for the second; DIR/rows is what the program printed.
+bench_boot()
+{
+	kernel_take $BENCH_KERNEL
+	have_kernel
+	vm_new "$1"
+	vm_counted
+	vm_mem=1024 vm_time=900
+	vm_file "$OUT/gmem-bench/gmem-bench"
+	vm_kvm gmem_in_place_conversion=1
+	vm_plan run in-place 0 /bin/gmem-bench
+	vm_kvm_unload
+	vm_kvm gmem_in_place_conversion=0
+	vm_plan run per-vm 0 /bin/gmem-bench per-vm
+	vm_kvm_unload
+	# As kbuild's steps look, for the progress line.
+	vm_run stdio | tee "$1/rows" | sed -u 's/^row/  ROW/'
+	vm_ended "$1" || return 1
+	! awk '$1 == "exit" && $3 != 0 { print "gmem-bench, " $2 ": exit status " $3; bad = 1 } END { exit !bad }' \
+		"$1/verdict"
+}
+
+# bench_print MODE DIR: the rows of a run, as bench.awk has them.
+bench_print()
+{
+	local config="$OUT/.config"
+
+	awk -f "$WB/bench.awk" -v mode="$1" -v percent=$BENCH_PERCENT \
+		-v kernel="$(cat "$OUT/include/config/kernel.release")" \
+		-v compiler="$(sed -n 's/^CONFIG_CC_VERSION_TEXT="\(.*\)"/\1/p' "$config")" \
+		-v emulator="$(qemu-system-x86_64 --version | head -n 1)" \
+		what=goal "$WB/bench.goals" what=recorded "$WB/bench.expected" what=row "$2/rows"
+}
+
+bench_step()
+{
+	step bench "benchmark" "$(grep -vc '^#' "$WB/bench.expected")" bench_boot "$1"
+}
+
+cmd_bench()
+{
+	local mode=table dir="$BUILD/bench"
+
+	case ${1:-} in
+	'')	;;
+	--json|--rst|--record)
+		mode=${1#--} ;;
+	*)	die "bench: no option '$1'; see 'wb help'" ;;
+	esac
+	# What is asked for goes to standard output alone.
+	exec 3>&1
+	[ "$mode" = table ] || exec 1>&2
+
+	cmd_deps demo
+	have_tree
+	kernel_take $BENCH_KERNEL
+	[ -e "$ARCH_OUT/pid1" ] || cmd_build x86_64
+	cmd_build $BENCH_KERNEL
+	say "Counting instructions in an emulated machine"
+	rm -rf "$dir"
+	mkdir -p "$dir"
+	bench_step "$dir" || die "the benchmark failed"
+	bench_print json "$dir" > "$dir/bench.json"
+	bench_print table "$dir" > "$dir/table"
+	case $mode in
+	json)	cat "$dir/bench.json" >&3 ;;
+	rst)	bench_print rst "$dir" >&3 ;;
+	record)	bench_print record "$dir" > "$dir/expected"
+		cp "$dir/expected" "$WB/bench.expected" ;;
+	*)	cat "$dir/table" >&3 ;;
+	esac
+	bench_print judge "$dir" | sed -n 's/^fail bench: /    /p' > "$dir/failed"
+	if [ -s "$dir/failed" ]; then
+		say "Not as recorded in tools/workbench/bench.expected"
+		cat "$dir/failed"
+	fi
+	note "in build/bench: table, bench.json, and rows, as the program printed them"
+}
