@@ -51,6 +51,23 @@ bench_step()
 	step bench "benchmark" "$(grep -vc '^#' "$WB/bench.expected")" bench_boot "$1"
 }
 
+# For 'wb test': each row a result, in a run's summary.
+run_bench()
+{
+	local dir="$RUN/bench"
+
+	mkdir "$dir"
+	bench_step "$dir" || {
+		record fail "bench: $(grep -v '^  ROW' "$LOGS/bench.log" | head -n 1)"
+		return
+	}
+	kernel_take $BENCH_KERNEL
+	bench_print judge "$dir" > "$dir/results"
+	cat "$dir/results" >> "$RUN/summary"
+	bench_print table "$dir" > "$dir/table"
+	bench_print json "$dir" > "$dir/bench.json"
+}
+
 cmd_bench()
 {
 	local mode=table dir="$BUILD/bench"

@@ -47,10 +47,11 @@ machine_kernel()
 	kernel_take "$2"
 }
 
-# The kernels that machines have, in the order in which they are built.
+# The kernels that machines and the benchmark have, in the order in which they are built.
 test_kernels()
 {
-	awk 'NR == FNR { if ($1 == "machine") has[$3] = 1; next } $1 in has { print $1 }' "$WB/tests" "$WB/kernels"
+	awk -v bench=$BENCH_KERNEL 'BEGIN { has[bench] = 1 }
+		NR == FNR { if ($1 == "machine") has[$3] = 1; next } $1 in has { print $1 }' "$WB/tests" "$WB/kernels"
 }
 
 # The selftests that the machines of an architecture need.
@@ -225,6 +226,7 @@ cmd_test()
 		stage "series: sparse and W=1" cmd_lint || :
 		say "Booting"
 		run_machines $(machines)
+		run_bench
 	fi
 	note "the whole run took $(elapsed "$_began")"
 	run_end
