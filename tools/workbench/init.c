@@ -100,6 +100,8 @@ static void mount_all(void)
 	mount_one("debugfs", "/sys/kernel/debug");
 	if (mount("none", "/sys/kernel/tracing", "tracefs", 0, NULL) && errno != ENOENT)
 		die("cannot mount", "tracefs");
+	if (mount("none", "/sys/fs/cgroup", "cgroup2", 0, NULL) && errno != ENOENT)
+		die("cannot mount", "cgroup2");
 	if (symlink("/proc/self/fd", "/dev/fd"))
 		die("cannot link", "/dev/fd");
 	if (mount("/dev/vda", "/disk", "ext2", 0, NULL) || chdir("/disk"))
