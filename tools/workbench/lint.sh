@@ -48,6 +48,9 @@ lint_build()
 	git -C "$STEPS" fetch -q "$TREE" "$_commit" && git -C "$STEPS" checkout -q -f --detach "$_commit" || return 1
 	make -f "$WB/Makefile" TREE="$STEPS" OUT="$STEPS_OUT" ARCH=x86_64 CONFIGS="base x86_64 debug confidential lint" config ||
 		return 1
+	# Only commits that have this option take it, and only with it does its file compile.
+	"$STEPS/scripts/config" --file "$STEPS_OUT/.config" --enable KVM_GMEM_TEST_HOOKS
+	lint_make olddefconfig || return 1
 	lint_objects "$@" > "$STEPS_OUT/objects"
 	# Who compiled a file before has seen its warnings: compile it now.
 	(cd "$STEPS_OUT" && xargs rm -f < objects)
