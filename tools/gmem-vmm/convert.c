@@ -57,9 +57,9 @@ const char *convert_strerror(int err)
 	case ENOMEM:
 		return "ENOMEM: the kernel has no memory to note the new state.\n"
 		       "  The request can be repeated when the host has some";
-	case EINTR:
-		return "EINTR: a signal came before anything was changed.\n"
-		       "  See to the signal and repeat the request";
+	case EIO:
+		return "EIO: KVM has given the VM up after an internal error.\n"
+		       "  The kernel's log has the reason";
 	case EINVAL:
 		return "EINVAL: the kernel does not take this request: not page aligned,\n"
 		       "  empty or beyond the end of the file, an attribute it does not know,\n"
@@ -90,9 +90,6 @@ int vm_convert(struct vm *vm, __u64 offset, __u64 size, bool private)
 	for (;;) {
 		err = gmem_set_attributes(vm->gmem_fd, offset, size, attributes,
 					  &error_offset);
-		/* Nothing was changed.  Our signals need nothing done here. */
-		if (err == -EINTR)
-			continue;
 		if (err == -EHWPOISON)
 			demo_poisoned(vm, error_offset);
 		if (err != -EAGAIN)
