@@ -1,192 +1,536 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Memory attributes of a guest_memfd, per range of pages.
+ * Which pages of a guest_memfd are private.
  *
- * A store of new attributes is split in two so that it can go at the end of a
- * conversion, where failing is no option any more: kvm_gmem_attrs_prepare()
- * allocates all that the store can take, kvm_gmem_attrs_commit() stores and
- * cannot fail.  The lock has to be held for write from before the one until
- * after the other, as what is allocated depends on what is in the tree.
+ * An update is split in two so that it can go at the end of a conversion, where
+ * failing is no longer an option.  kvm_gmem_attrs_prepare() adds the nodes that
+ * the edges of the range need, which leaves every page as it is and so needs no
+ * undoing.  kvm_gmem_attrs_commit() flips bits and detaches nodes, and cannot
+ * fail.  Its cost follows the height of the tree, not the size or the contents
+ * of the range: whole subtrees come off at once, and kvm_gmem_attrs_finish()
+ * frees them when nobody waits for the lock anymore.
  *
- * vCPU faults look attributes up without that lock, some with mmu_lock held,
- * hence the tree is in RCU mode.
+ * A tree of ranges, e.g. a maple tree, cannot do that: storing over a million
+ * ranges frees a million ranges in one go.  Nor does a maple tree charge its
+ * nodes to the memory cgroup of whoever makes them necessary.
  */
-#include <linux/cleanup.h>
+#include <kunit/static_stub.h>
+#include <kunit/visibility.h>
+#include <linux/bitmap.h>
+#include <linux/bitops.h>
+#include <linux/export.h>
 #include <linux/lockdep.h>
 #include <linux/minmax.h>
+#include <linux/pagemap.h>
 #include <linux/rcupdate.h>
-#include <linux/xarray.h>
+#include <linux/sched.h>
+#include <linux/slab.h>
 
 #include "guest_memfd_attrs.h"
 
-#define kvm_gmem_attrs_assert_held_write(attrs) \
-	lockdep_assert(mt_write_lock_is_held(&(attrs)->mt))
+#define KVM_GMEM_ATTRS_NR_WORDS	BITS_TO_LONGS(KVM_GMEM_ATTRS_LEAF_PAGES)
 
-/**
- * kvm_gmem_attrs_init() - Initialize a store, all attributes being 0
- * @attrs: the store
- * @lock: what callers hold for write when they change the store
- *
- * @lock need not be initialized yet.
- */
-void kvm_gmem_attrs_init(struct kvm_gmem_attrs *attrs, struct rw_semaphore *lock)
+static struct kmem_cache *kvm_gmem_attrs_cachep;
+
+/* How many bits of an index tell the pages below one slot of a node apart. */
+static unsigned int kvm_gmem_attrs_slot_shift(unsigned int level)
 {
-	/*
-	 * Nobody looks for gaps.  But in RCU mode, freeing the other type of
-	 * nodes is not safe: mt_clear_meta() takes the last slot of a full node
-	 * for metadata once mte_dead_leaves() has stripped it of its type, and
-	 * clears two bytes of a pointer that is yet to be followed.
-	 */
-	mt_init_flags(&attrs->mt, MT_FLAGS_LOCK_EXTERN | MT_FLAGS_USE_RCU |
-				  MT_FLAGS_ALLOC_RANGE);
-	mt_set_external_lock(&attrs->mt, lock);
+	return level ? KVM_GMEM_ATTRS_LEAF_BITS +
+		       (level - 1) * KVM_GMEM_ATTRS_SLOT_BITS : 0;
 }
 
-/**
- * kvm_gmem_attrs_destroy() - Free all memory of a store
- * @attrs: the store, initialized, possibly never written to
- *
- * All attributes are 0 afterwards.
- *
- * Context: The store's lock must be held for write.
- */
-void kvm_gmem_attrs_destroy(struct kvm_gmem_attrs *attrs)
+static unsigned int kvm_gmem_attrs_node_shift(unsigned int level)
 {
-	kvm_gmem_attrs_assert_held_write(attrs);
-
-	__mt_destroy(&attrs->mt);
+	return KVM_GMEM_ATTRS_LEAF_BITS + level * KVM_GMEM_ATTRS_SLOT_BITS;
 }
 
-/**
- * kvm_gmem_attrs_get() - Look up the attributes of a page
- * @attrs: the store
- * @index: index of the page
- *
- * Context: Any; stable only as long as the store's lock is held.
- * Return: KVM_MEMORY_ATTRIBUTE_* of the page, 0 if none was ever set.
- */
-u64 kvm_gmem_attrs_get(struct kvm_gmem_attrs *attrs, pgoff_t index)
+static unsigned int kvm_gmem_attrs_slot(pgoff_t index, unsigned int level)
 {
-	return xa_to_value(mtree_load(&attrs->mt, index));
+	return (index >> kvm_gmem_attrs_slot_shift(level)) &
+	       (KVM_GMEM_ATTRS_NR_SLOTS - 1);
 }
 
-static void kvm_gmem_attrs_find(struct kvm_gmem_attrs *attrs, pgoff_t index,
-				struct kvm_gmem_attrs_range *range)
+static void kvm_gmem_attrs_assert_held_write(struct kvm_gmem_attrs *attrs)
 {
-	MA_STATE(mas, &attrs->mt, index, index);
+	lockdep_assert_held_write(attrs->lock);
+}
+
+static struct kvm_gmem_attrs_node *
+kvm_gmem_attrs_child(struct kvm_gmem_attrs *attrs,
+		     struct kvm_gmem_attrs_node *node, unsigned int slot)
+{
+	return rcu_dereference_protected(node->child[slot],
+					 lockdep_is_held(attrs->lock));
+}
+
+static void kvm_gmem_attrs_fill(struct kvm_gmem_attrs_node *node,
+				unsigned int level, bool private)
+{
+	node->level = level;
+	node->nr_private = private ? BIT(kvm_gmem_attrs_node_shift(level)) : 0;
+	node->nr_edges = 0;
+	node->private = private ? ~0ul : 0;
+	memset(node->pages, private && !level ? 0xff : 0, sizeof(node->pages));
+}
+
+int kvm_gmem_attrs_cache_init(void)
+{
+	/* Userspace decides how many nodes there are, so have it pay for them. */
+	kvm_gmem_attrs_cachep = KMEM_CACHE(kvm_gmem_attrs_node, SLAB_ACCOUNT);
+	return kvm_gmem_attrs_cachep ? 0 : -ENOMEM;
+}
+
+void kvm_gmem_attrs_cache_exit(void)
+{
+	kmem_cache_destroy(kvm_gmem_attrs_cachep);
+}
+
+void kvm_gmem_attrs_init(struct kvm_gmem_attrs *attrs, struct rw_semaphore *lock,
+			 pgoff_t last, bool private)
+{
+	unsigned int level = 0;
+
+	while (last >> kvm_gmem_attrs_node_shift(level))
+		level++;
+
+	attrs->lock = lock;
+	attrs->last = last;
+	attrs->nr_private = private ? last + 1 : 0;
+	attrs->nr_ranges = 1;
+	attrs->lazy[0] = 0;
+	attrs->lazy[1] = 0;
+	kvm_gmem_attrs_fill(&attrs->root, level, private);
+}
+EXPORT_SYMBOL_IF_KUNIT(kvm_gmem_attrs_init);
+
+/*
+ * Look for the node or the leaf that has the page, and stop at a slot without a
+ * child.  Pairs with kvm_gmem_attrs_set_slot(): if there is no child then the
+ * slot's bit is at least as new as that.
+ */
+bool kvm_gmem_attrs_find(struct kvm_gmem_attrs *attrs, pgoff_t index,
+			 struct kvm_gmem_attrs_span *span)
+{
+	struct kvm_gmem_attrs_node *node = &attrs->root, *child;
+	unsigned int slot, shift;
+
+	for (; node->level; node = child) {
+		slot = kvm_gmem_attrs_slot(index, node->level);
+		child = (void __force *)smp_load_acquire(&node->child[slot]);
+		if (child)
+			continue;
+
+		shift = kvm_gmem_attrs_slot_shift(node->level);
+		span->leaf = NULL;
+		span->start = index >> shift << shift;
+		span->end = span->start + BIT(shift);
+		span->private = test_bit(slot, &node->private);
+		return span->private;
+	}
+
+	span->leaf = node;
+	span->start = index & ~(KVM_GMEM_ATTRS_LEAF_PAGES - 1);
+	span->end = span->start + KVM_GMEM_ATTRS_LEAF_PAGES;
+	return test_bit(index - span->start, node->pages);
+}
+EXPORT_SYMBOL_IF_KUNIT(kvm_gmem_attrs_find);
+
+/* Stable only as long as the lock is held. */
+bool kvm_gmem_attrs_is_private(struct kvm_gmem_attrs *attrs, pgoff_t index)
+{
+	struct kvm_gmem_attrs_span span;
 
 	guard(rcu)();
+	return kvm_gmem_attrs_find(attrs, index, &span);
+}
+EXPORT_SYMBOL_IF_KUNIT(kvm_gmem_attrs_is_private);
 
-	range->attrs = xa_to_value(mas_walk(&mas));
-	range->start = mas.index;
-	range->last = mas.last;
+/* Find the first page in the range that differs; false if there is none. */
+static bool kvm_gmem_attrs_first(struct kvm_gmem_attrs *attrs, pgoff_t *start,
+				 pgoff_t last, bool private)
+{
+	struct kvm_gmem_attrs_span span;
+	unsigned long bit;
+	pgoff_t index;
+
+	for (index = *start; index <= last; index = span.end) {
+		kvm_gmem_attrs_find(attrs, index, &span);
+		if (span.leaf) {
+			bit = index - span.start;
+			if (private)
+				bit = find_next_zero_bit(span.leaf->pages,
+							 KVM_GMEM_ATTRS_LEAF_PAGES, bit);
+			else
+				bit = find_next_bit(span.leaf->pages,
+						    KVM_GMEM_ATTRS_LEAF_PAGES, bit);
+			index = span.start + bit;
+			if (bit == KVM_GMEM_ATTRS_LEAF_PAGES)
+				continue;
+		} else if (span.private == private) {
+			continue;
+		}
+
+		*start = index;
+		return index <= last;
+	}
+	return false;
 }
 
-/**
- * kvm_gmem_attrs_next() - Find the first range of equal attributes in a range
- * @attrs: the store
- * @start: first index to look at
- * @last: last index to look at, inclusive
- * @range: where to put the range found, which starts at @start and ends no
- *	   later than @last
- *
- * Context: Any; stable only as long as the store's lock is held.
- * Return: true if there is a range, i.e. unless @start is beyond @last.
- */
-bool kvm_gmem_attrs_next(struct kvm_gmem_attrs *attrs, pgoff_t start,
-			 pgoff_t last, struct kvm_gmem_attrs_range *range)
+/* Find the last page that differs, in a range that is known to have one. */
+static pgoff_t kvm_gmem_attrs_last(struct kvm_gmem_attrs *attrs, pgoff_t last,
+				   bool private)
 {
-	if (start > last)
+	struct kvm_gmem_attrs_span span;
+
+	for (;; last = span.start - 1) {
+		kvm_gmem_attrs_find(attrs, last, &span);
+		if (!span.leaf && span.private != private)
+			return last;
+
+		for (; span.leaf; last--) {
+			if (test_bit(last - span.start, span.leaf->pages) != private)
+				return last;
+			if (last == span.start)
+				break;
+		}
+	}
+}
+
+/* Stable only as long as the lock is held. */
+bool kvm_gmem_attrs_range_is(struct kvm_gmem_attrs *attrs, pgoff_t start,
+			     pgoff_t last, bool private)
+{
+	guard(rcu)();
+	return !kvm_gmem_attrs_first(attrs, &start, last, private);
+}
+EXPORT_SYMBOL_IF_KUNIT(kvm_gmem_attrs_range_is);
+
+/*
+ * Cut a range to what is between the first and the last page that are not what
+ * @private says.  Return false if there are none.
+ */
+bool kvm_gmem_attrs_trim(struct kvm_gmem_attrs *attrs, pgoff_t *start,
+			 pgoff_t *last, bool private)
+{
+	lockdep_assert_held(attrs->lock);
+
+	if (!kvm_gmem_attrs_first(attrs, start, *last, private))
 		return false;
 
-	kvm_gmem_attrs_find(attrs, start, range);
-
-	range->start = start;
-	range->last = min(range->last, last);
+	*last = kvm_gmem_attrs_last(attrs, *last, private);
 	return true;
 }
+EXPORT_SYMBOL_IF_KUNIT(kvm_gmem_attrs_trim);
 
-/**
- * kvm_gmem_attrs_range_has() - Test whether a whole range has given attributes
- * @attrs: the store
- * @start: first index to look at
- * @last: last index to look at, inclusive
- * @value: attributes to compare with, all bits
- *
- * Context: Any; stable only as long as the store's lock is held.
- * Return: true if every page from @start to @last has exactly @value.
- */
-bool kvm_gmem_attrs_range_has(struct kvm_gmem_attrs *attrs, pgoff_t start,
-			      pgoff_t last, u64 value)
+/* Make all pages of a slot alike, see kvm_gmem_attrs_find() for the order. */
+static void kvm_gmem_attrs_set_slot(struct kvm_gmem_attrs_update *update,
+				    struct kvm_gmem_attrs_node *node,
+				    unsigned int slot, bool private)
 {
-	struct kvm_gmem_attrs_range range;
+	struct kvm_gmem_attrs_node *child;
 
-	return kvm_gmem_attrs_next(attrs, start, last, &range) &&
-	       range.attrs == value && range.last == last;
+	assign_bit(slot, &node->private, private);
+
+	child = kvm_gmem_attrs_child(update->attrs, node, slot);
+	if (!child)
+		return;
+
+	smp_store_release(&node->child[slot], NULL);
+	child->next_detached = update->detached;
+	update->detached = child;
 }
 
-/**
- * kvm_gmem_attrs_prepare() - Get ready to store attributes of a range
- * @attrs: the store
- * @update: what to commit, or abort, if and only if this succeeds
- * @start: first index of the range
- * @last: last index of the range, inclusive
- * @value: KVM_MEMORY_ATTRIBUTE_* for every page of the range
- * @gfp: how to allocate
- *
- * Context: The store's lock must be held for write, and must stay so until
- *	    @update has been committed or aborted.  May sleep if @gfp does.
- * Return: 0 or -ENOMEM; in neither case has anything in the store changed.
- */
-int kvm_gmem_attrs_prepare(struct kvm_gmem_attrs *attrs,
-			   struct kvm_gmem_attrs_update *update, pgoff_t start,
-			   pgoff_t last, u64 value, gfp_t gfp)
+/* Take nodes on the way to a page out again if all of their pages are alike. */
+static void kvm_gmem_attrs_prune(struct kvm_gmem_attrs_update *update, pgoff_t index)
 {
-	struct kvm_gmem_attrs_range range;
+	struct kvm_gmem_attrs_node *node = &update->attrs->root, *child;
+	unsigned int slot;
+
+	for (; node->level; node = child) {
+		slot = kvm_gmem_attrs_slot(index, node->level);
+		child = kvm_gmem_attrs_child(update->attrs, node, slot);
+		if (!child)
+			return;
+
+		if (!child->nr_edges) {
+			kvm_gmem_attrs_set_slot(update, node, slot, child->nr_private);
+			return;
+		}
+	}
+}
+
+/* Take out what the last update left, unless this one needs it right away. */
+static void kvm_gmem_attrs_prune_lazy(struct kvm_gmem_attrs_update *update)
+{
+	pgoff_t *lazy = update->attrs->lazy;
+	unsigned int i;
+
+	for (i = 0; i < 2; i++) {
+		if ((lazy[i] ^ update->start) >> KVM_GMEM_ATTRS_LEAF_BITS &&
+		    (lazy[i] ^ (update->last + 1)) >> KVM_GMEM_ATTRS_LEAF_BITS)
+			kvm_gmem_attrs_prune(update, lazy[i]);
+	}
+}
+
+VISIBLE_IF_KUNIT struct kvm_gmem_attrs_node *kvm_gmem_attrs_alloc_node(void)
+{
+	KUNIT_STATIC_STUB_REDIRECT(kvm_gmem_attrs_alloc_node);
+
+	/* A cgroup at its limit is no reason to kill a task, the request can fail. */
+	return kmem_cache_alloc(kvm_gmem_attrs_cachep, GFP_KERNEL | __GFP_RETRY_MAYFAIL);
+}
+EXPORT_SYMBOL_IF_KUNIT(kvm_gmem_attrs_alloc_node);
+
+/*
+ * Add nodes until no slot of an inner node has pages both before and from
+ * @index on.
+ */
+static int kvm_gmem_attrs_split(struct kvm_gmem_attrs *attrs, pgoff_t index)
+{
+	struct kvm_gmem_attrs_node *node = &attrs->root, *child;
+	unsigned int slot;
+
+	for (; node->level; node = child) {
+		if (!(index & (BIT(kvm_gmem_attrs_slot_shift(node->level)) - 1)))
+			return 0;
+
+		slot = kvm_gmem_attrs_slot(index, node->level);
+		child = kvm_gmem_attrs_child(attrs, node, slot);
+		if (child)
+			continue;
+
+		child = kvm_gmem_attrs_alloc_node();
+		if (!child)
+			return -ENOMEM;
+
+		kvm_gmem_attrs_fill(child, node->level - 1,
+				    test_bit(slot, &node->private));
+		rcu_assign_pointer(node->child[slot], child);
+	}
+	return 0;
+}
+
+/* Nothing changes, whether this succeeds or fails with -ENOMEM. */
+int kvm_gmem_attrs_prepare(struct kvm_gmem_attrs *attrs,
+			   struct kvm_gmem_attrs_update *update,
+			   pgoff_t start, pgoff_t last)
+{
+	int r;
 
 	kvm_gmem_attrs_assert_held_write(attrs);
 
-	/* Absorb equal neighbours, the tree itself merges nothing but NULL. */
-	if (start > 0) {
-		kvm_gmem_attrs_find(attrs, start - 1, &range);
-		if (range.attrs == value)
-			start = range.start;
-	}
-	if (last < ULONG_MAX) {
-		kvm_gmem_attrs_find(attrs, last + 1, &range);
-		if (range.attrs == value)
-			last = range.last;
-	}
+	update->attrs = attrs;
+	update->start = start;
+	update->last = last;
+	update->detached = NULL;
 
-	update->entry = value ? xa_mk_value(value) : NULL;
-	mas_init(&update->mas, &attrs->mt, start);
-	mas_set_range(&update->mas, start, last);
+	kvm_gmem_attrs_prune_lazy(update);
 
-	return mas_preallocate(&update->mas, update->entry, gfp);
+	r = kvm_gmem_attrs_split(attrs, start);
+	if (!r && last < attrs->last)
+		r = kvm_gmem_attrs_split(attrs, last + 1);
+	if (r)
+		kvm_gmem_attrs_abort(update);
+
+	return r;
 }
+EXPORT_SYMBOL_IF_KUNIT(kvm_gmem_attrs_prepare);
 
-/**
- * kvm_gmem_attrs_commit() - Store the attributes that have been prepared
- * @update: as filled in by kvm_gmem_attrs_prepare()
- *
- * Context: The store's lock must be held for write.  Does not sleep.
- */
-void kvm_gmem_attrs_commit(struct kvm_gmem_attrs_update *update)
-{
-	lockdep_assert(mt_write_lock_is_held(update->mas.tree));
-
-	mas_store_prealloc(&update->mas, update->entry);
-}
-
-/**
- * kvm_gmem_attrs_abort() - Give up a store that has been prepared
- * @update: as filled in by kvm_gmem_attrs_prepare()
- *
- * Context: The store's lock must be held for write.  Does not sleep.
- */
 void kvm_gmem_attrs_abort(struct kvm_gmem_attrs_update *update)
 {
-	lockdep_assert(mt_write_lock_is_held(update->mas.tree));
+	kvm_gmem_attrs_assert_held_write(update->attrs);
 
-	mas_destroy(&update->mas);
+	kvm_gmem_attrs_prune(update, update->start);
+	if (update->last < update->attrs->last)
+		kvm_gmem_attrs_prune(update, update->last + 1);
 }
+EXPORT_SYMBOL_IF_KUNIT(kvm_gmem_attrs_abort);
+
+/* Count the pages from bit @lo to bit @hi that differ from the next one. */
+static unsigned long kvm_gmem_attrs_leaf_edges(const unsigned long *pages,
+					       unsigned int lo, unsigned int hi)
+{
+	unsigned long word, nr = 0;
+	unsigned int i;
+
+	hi = min(hi, KVM_GMEM_ATTRS_LEAF_PAGES - 2);
+	for (i = BIT_WORD(lo); i <= BIT_WORD(hi); i++) {
+		word = pages[i] >> 1;
+		if (i + 1 < KVM_GMEM_ATTRS_NR_WORDS)
+			word |= pages[i + 1] << (BITS_PER_LONG - 1);
+		word ^= pages[i];
+
+		if (i == BIT_WORD(lo))
+			word &= BITMAP_FIRST_WORD_MASK(lo);
+		if (i == BIT_WORD(hi))
+			word &= BITMAP_LAST_WORD_MASK(hi + 1);
+		nr += hweight_long(word);
+	}
+	return nr;
+}
+
+static void kvm_gmem_attrs_set_leaf(struct kvm_gmem_attrs_node *node,
+				    unsigned int lo, unsigned int hi, bool private)
+{
+	unsigned int before = lo ? lo - 1 : 0, nr = hi - lo + 1;
+
+	node->nr_edges -= kvm_gmem_attrs_leaf_edges(node->pages, before, hi);
+	node->nr_private -= bitmap_weight_from(node->pages, lo, hi + 1);
+
+	if (private)
+		bitmap_set(node->pages, lo, nr);
+	else
+		bitmap_clear(node->pages, lo, nr);
+
+	node->nr_edges += kvm_gmem_attrs_leaf_edges(node->pages, before, hi);
+	node->nr_private += private ? nr : 0;
+}
+
+/* Look at the first, or else the last page of a slot. */
+static bool kvm_gmem_attrs_slot_end(struct kvm_gmem_attrs *attrs,
+				    struct kvm_gmem_attrs_node *node,
+				    unsigned int slot, bool first)
+{
+	struct kvm_gmem_attrs_node *child;
+
+	for (;; node = child) {
+		child = kvm_gmem_attrs_child(attrs, node, slot);
+		if (!child)
+			return test_bit(slot, &node->private);
+		if (!child->level)
+			return test_bit(first ? 0 : KVM_GMEM_ATTRS_LEAF_PAGES - 1,
+					child->pages);
+		slot = first ? 0 : KVM_GMEM_ATTRS_NR_SLOTS - 1;
+	}
+}
+
+/*
+ * Add what is in slots @lo to @hi, and between them and their neighbours, to a
+ * node's counts, or take it off with @sign being -1.
+ */
+static void kvm_gmem_attrs_account(struct kvm_gmem_attrs *attrs,
+				   struct kvm_gmem_attrs_node *node,
+				   unsigned int lo, unsigned int hi, long sign)
+{
+	struct kvm_gmem_attrs_node *child;
+	unsigned int slot;
+
+	for (slot = lo; slot <= hi; slot++) {
+		child = kvm_gmem_attrs_child(attrs, node, slot);
+		if (child) {
+			node->nr_private += sign * child->nr_private;
+			node->nr_edges += sign * child->nr_edges;
+		} else if (test_bit(slot, &node->private)) {
+			node->nr_private += sign * BIT(kvm_gmem_attrs_slot_shift(node->level));
+		}
+	}
+
+	for (slot = lo ? lo - 1 : 0; slot <= min(hi, KVM_GMEM_ATTRS_NR_SLOTS - 2); slot++)
+		if (kvm_gmem_attrs_slot_end(attrs, node, slot, false) !=
+		    kvm_gmem_attrs_slot_end(attrs, node, slot + 1, true))
+			node->nr_edges += sign;
+}
+
+/* The recursion ends at a leaf, which is seven levels below the root at most. */
+static void kvm_gmem_attrs_set(struct kvm_gmem_attrs_update *update,
+			       struct kvm_gmem_attrs_node *node,
+			       pgoff_t start, pgoff_t last, bool private)
+{
+	unsigned int slot, lo, hi, shift = kvm_gmem_attrs_slot_shift(node->level);
+	struct kvm_gmem_attrs_node *child;
+	pgoff_t slot_start, slot_last;
+
+	if (!node->level) {
+		kvm_gmem_attrs_set_leaf(node, start & (KVM_GMEM_ATTRS_LEAF_PAGES - 1),
+					last & (KVM_GMEM_ATTRS_LEAF_PAGES - 1), private);
+		return;
+	}
+
+	lo = kvm_gmem_attrs_slot(start, node->level);
+	hi = kvm_gmem_attrs_slot(last, node->level);
+	kvm_gmem_attrs_account(update->attrs, node, lo, hi, -1);
+
+	for (slot = lo; slot <= hi; slot++) {
+		slot_start = slot == lo ? start : ((start >> shift) + slot - lo) << shift;
+		slot_last = slot == hi ? last : slot_start | (BIT(shift) - 1);
+
+		child = kvm_gmem_attrs_child(update->attrs, node, slot);
+		if (child && (slot_last - slot_start != BIT(shift) - 1)) {
+			kvm_gmem_attrs_set(update, child, slot_start, slot_last, private);
+			continue;
+		}
+		kvm_gmem_attrs_set_slot(update, node, slot, private);
+	}
+
+	kvm_gmem_attrs_account(update->attrs, node, lo, hi, 1);
+}
+
+/* Return the number of pages that are not what they were. */
+pgoff_t kvm_gmem_attrs_commit(struct kvm_gmem_attrs_update *update, bool private)
+{
+	struct kvm_gmem_attrs *attrs = update->attrs;
+	struct kvm_gmem_attrs_node *root = &attrs->root;
+	pgoff_t nr_private = attrs->nr_private, end;
+
+	kvm_gmem_attrs_assert_held_write(attrs);
+
+	attrs->lazy[0] = update->start;
+	attrs->lazy[1] = min(update->last + 1, attrs->last);
+
+	/* What is beyond the end of the file goes with the last page. */
+	end = BIT(kvm_gmem_attrs_node_shift(root->level)) - 1;
+	if (update->last == attrs->last)
+		update->last = end;
+
+	kvm_gmem_attrs_set(update, root, update->start, update->last, private);
+
+	WRITE_ONCE(attrs->nr_ranges, root->nr_edges + 1);
+	WRITE_ONCE(attrs->nr_private, root->nr_private -
+		   (kvm_gmem_attrs_is_private(attrs, attrs->last) ? end - attrs->last : 0));
+
+	return private ? attrs->nr_private - nr_private :
+			 nr_private - attrs->nr_private;
+}
+EXPORT_SYMBOL_IF_KUNIT(kvm_gmem_attrs_commit);
+
+static void kvm_gmem_attrs_detach_children(struct kvm_gmem_attrs_update *update,
+					   struct kvm_gmem_attrs_node *node)
+{
+	struct kvm_gmem_attrs_node *child;
+	unsigned int slot;
+
+	for (slot = 0; node->level && slot < KVM_GMEM_ATTRS_NR_SLOTS; slot++) {
+		/* Out of the tree, so nobody adds or removes any. */
+		child = rcu_dereference_protected(node->child[slot], true);
+		if (child) {
+			child->next_detached = update->detached;
+			update->detached = child;
+		}
+	}
+}
+
+/*
+ * Free what an update, committed or aborted, has taken out of the tree.  That
+ * can be the work of millions of updates, so do it without any lock.
+ */
+void kvm_gmem_attrs_finish(struct kvm_gmem_attrs_update *update)
+{
+	struct kvm_gmem_attrs_node *node;
+
+	while ((node = update->detached)) {
+		update->detached = node->next_detached;
+		kvm_gmem_attrs_detach_children(update, node);
+		kfree_rcu(node, rcu);
+		cond_resched();
+	}
+}
+EXPORT_SYMBOL_IF_KUNIT(kvm_gmem_attrs_finish);
+
+void kvm_gmem_attrs_destroy(struct kvm_gmem_attrs *attrs)
+{
+	struct kvm_gmem_attrs_update update = { .attrs = attrs };
+
+	kvm_gmem_attrs_detach_children(&update, &attrs->root);
+	kvm_gmem_attrs_finish(&update);
+}
+EXPORT_SYMBOL_IF_KUNIT(kvm_gmem_attrs_destroy);

@@ -2,99 +2,127 @@
 #ifndef __KVM_GUEST_MEMFD_ATTRS_H__
 #define __KVM_GUEST_MEMFD_ATTRS_H__
 
-#include <linux/maple_tree.h>
+#include <linux/bitops.h>
 #include <linux/rwsem.h>
 #include <linux/types.h>
 
-/**
- * struct kvm_gmem_attrs - The memory attributes of each page of a guest_memfd
- * @mt: Maps ranges of indices to attributes, NULL being attributes 0.
+/* Slots of a node, and how many bits of a page's index choose one of them. */
+#define KVM_GMEM_ATTRS_SLOT_BITS	6
+#define KVM_GMEM_ATTRS_NR_SLOTS		BIT(KVM_GMEM_ATTRS_SLOT_BITS)
+
+/* A node of level 0 has a bit per page in place of children. */
+#define KVM_GMEM_ATTRS_LEAF_BITS	12
+#define KVM_GMEM_ATTRS_LEAF_PAGES	BIT(KVM_GMEM_ATTRS_LEAF_BITS)
+
+/*
+ * A slot of an inner node either has a child, or all of its pages are alike and
+ * the slot's bit in @private says what they are.  The bit means nothing while
+ * there is a child.
  *
- * All indices are in pages, and all ranges include their last index.
+ * @nr_private and @nr_edges count the private pages below the node, and the
+ * places where a page differs from the next one.  A node without edges is
+ * uniform and goes away with the next update elsewhere in the file: pages that
+ * go back and forth shall not allocate and free it each time.
+ */
+struct kvm_gmem_attrs_node {
+	union {
+		struct rcu_head rcu;
+		struct kvm_gmem_attrs_node *next_detached;
+	};
+	unsigned long nr_private;
+	unsigned long nr_edges;
+	unsigned int level;
+	unsigned long private;
+	union {
+		struct kvm_gmem_attrs_node __rcu *child[KVM_GMEM_ATTRS_NR_SLOTS];
+		unsigned long pages[BITS_TO_LONGS(KVM_GMEM_ATTRS_LEAF_PAGES)];
+	};
+};
+
+/*
+ * Which pages of a guest_memfd are private: a radix tree of fixed height with
+ * bitmaps for leaves.  All indices are in pages, all ranges include their last
+ * index.
  *
- * Ranges of the same attributes that touch are merged by every store, i.e. the
- * size of the tree follows the number of boundaries between different
- * attributes, not the number of stores.
+ * Updates need @lock held for write.  Readers need no lock, but what they read
+ * can be stale by the time they have it, unless they do hold @lock.
  *
- * Readers need no lock.  What they read can be stale by the time they have it,
- * unless they hold the lock that was given to kvm_gmem_attrs_init().
+ * Pages beyond the last one of the file are always what that one is.
  */
 struct kvm_gmem_attrs {
-	struct maple_tree mt;
-};
-
-/**
- * struct kvm_gmem_attrs_range - A range of pages of the same attributes
- * @start: First index of the range, in pages.
- * @last: Last index of the range, in pages, inclusive.
- * @attrs: KVM_MEMORY_ATTRIBUTE_* of every page in the range.
- */
-struct kvm_gmem_attrs_range {
-	pgoff_t start;
+	struct rw_semaphore *lock;
 	pgoff_t last;
-	u64 attrs;
+	/* Where the last update left nodes that may be uniform. */
+	pgoff_t lazy[2];
+	/* Of the file, kept for those who only want to have a look. */
+	pgoff_t nr_private;
+	pgoff_t nr_ranges;
+	struct kvm_gmem_attrs_node root;
 };
 
-/**
- * struct kvm_gmem_attrs_update - A store that is ready to be committed
- * @mas: Where to store, with all the memory that it takes.
- * @entry: What to store.
+/*
+ * An update that is prepared but not committed yet.  @detached is what the
+ * commit has taken out of the tree and kvm_gmem_attrs_finish() has yet to free.
  */
 struct kvm_gmem_attrs_update {
-	struct ma_state mas;
-	void *entry;
+	struct kvm_gmem_attrs *attrs;
+	pgoff_t start;
+	pgoff_t last;
+	struct kvm_gmem_attrs_node *detached;
 };
 
-void kvm_gmem_attrs_init(struct kvm_gmem_attrs *attrs, struct rw_semaphore *lock);
+/*
+ * The pages of a leaf, or, without a leaf, pages up to @end that are alike.  All
+ * zeroes for none.
+ */
+struct kvm_gmem_attrs_span {
+	const struct kvm_gmem_attrs_node *leaf;
+	pgoff_t start;
+	pgoff_t end;
+	bool private;
+};
+
+int kvm_gmem_attrs_cache_init(void);
+void kvm_gmem_attrs_cache_exit(void);
+
+void kvm_gmem_attrs_init(struct kvm_gmem_attrs *attrs, struct rw_semaphore *lock,
+			 pgoff_t last, bool private);
 void kvm_gmem_attrs_destroy(struct kvm_gmem_attrs *attrs);
 
-u64 kvm_gmem_attrs_get(struct kvm_gmem_attrs *attrs, pgoff_t index);
-bool kvm_gmem_attrs_range_has(struct kvm_gmem_attrs *attrs, pgoff_t start,
-			      pgoff_t last, u64 value);
-bool kvm_gmem_attrs_next(struct kvm_gmem_attrs *attrs, pgoff_t start,
-			 pgoff_t last, struct kvm_gmem_attrs_range *range);
+bool kvm_gmem_attrs_is_private(struct kvm_gmem_attrs *attrs, pgoff_t index);
+bool kvm_gmem_attrs_range_is(struct kvm_gmem_attrs *attrs, pgoff_t start,
+			     pgoff_t last, bool private);
+bool kvm_gmem_attrs_trim(struct kvm_gmem_attrs *attrs, pgoff_t *start,
+			 pgoff_t *last, bool private);
+bool kvm_gmem_attrs_find(struct kvm_gmem_attrs *attrs, pgoff_t index,
+			 struct kvm_gmem_attrs_span *span);
 
-int kvm_gmem_attrs_prepare(struct kvm_gmem_attrs *attrs,
-			   struct kvm_gmem_attrs_update *update, pgoff_t start,
-			   pgoff_t last, u64 value, gfp_t gfp);
-void kvm_gmem_attrs_commit(struct kvm_gmem_attrs_update *update);
-void kvm_gmem_attrs_abort(struct kvm_gmem_attrs_update *update);
-
-/* Where a walk has come to: from @next to @end is still to be seen. */
-struct kvm_gmem_attrs_walk {
-	struct kvm_gmem_attrs *attrs;
-	pgoff_t next;
-	pgoff_t end;
-	bool done;
-};
-
-static inline bool kvm_gmem_attrs_walk(struct kvm_gmem_attrs_walk *walk,
-				       struct kvm_gmem_attrs_range *range)
+/*
+ * Test what a page is, for pages that are looked at in ascending order, with the
+ * lock held: @span, all zeroes before the first one, saves most of the look-ups.
+ */
+static inline bool kvm_gmem_attrs_span_is(struct kvm_gmem_attrs *attrs,
+					  struct kvm_gmem_attrs_span *span,
+					  pgoff_t index, bool private)
 {
-	if (walk->done ||
-	    !kvm_gmem_attrs_next(walk->attrs, walk->next, walk->end, range))
-		return false;
+	if (index >= span->end)
+		kvm_gmem_attrs_find(attrs, index, span);
 
-	/* The index behind the last one of all is 0. */
-	walk->done = range->last == walk->end;
-	walk->next = range->last + 1;
-	return true;
+	if (span->leaf)
+		return test_bit(index - span->start, span->leaf->pages) == private;
+
+	return span->private == private;
 }
 
-/**
- * kvm_gmem_for_each_attrs_range() - Walk the ranges within a range, upwards
- * @r: &struct kvm_gmem_attrs_range, cut to the bounds of the walk.
- * @a: &struct kvm_gmem_attrs.
- * @first: First index of the walk, in pages.
- * @last: Last index of the walk, in pages, inclusive.
- *
- * Neighbours in the walk differ in their attributes if the store's lock is
- * held throughout.  Otherwise the walk sees each index once, each in a state
- * that it had at some time during the walk.
- */
-#define kvm_gmem_for_each_attrs_range(r, a, first, last)		\
-	for (struct kvm_gmem_attrs_walk __walk = {			\
-			.attrs = (a), .next = (first), .end = (last)	\
-	     }; kvm_gmem_attrs_walk(&__walk, r);)
+int kvm_gmem_attrs_prepare(struct kvm_gmem_attrs *attrs,
+			   struct kvm_gmem_attrs_update *update,
+			   pgoff_t start, pgoff_t last);
+pgoff_t kvm_gmem_attrs_commit(struct kvm_gmem_attrs_update *update, bool private);
+void kvm_gmem_attrs_abort(struct kvm_gmem_attrs_update *update);
+void kvm_gmem_attrs_finish(struct kvm_gmem_attrs_update *update);
+
+#if IS_ENABLED(CONFIG_KUNIT)
+struct kvm_gmem_attrs_node *kvm_gmem_attrs_alloc_node(void);
+#endif
 
 #endif /* __KVM_GUEST_MEMFD_ATTRS_H__ */

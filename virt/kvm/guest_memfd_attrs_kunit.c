@@ -1,568 +1,453 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * KUnit tests for the memory attributes of a guest_memfd, with a plain array
- * of attributes per page as the model.
+ * KUnit tests for the store of which pages of a guest_memfd are private, with a
+ * plain array as the model.
  */
+#include <kunit/static_stub.h>
 #include <kunit/test.h>
-#include <linux/bits.h>
-#include <linux/gfp.h>
 #include <linux/kthread.h>
-#include <linux/kvm.h>
 #include <linux/module.h>
 #include <linux/prandom.h>
-#include <linux/rcupdate.h>
-#include <linux/sched.h>
+#include <linux/seqlock.h>
+#include <linux/slab.h>
 
-/*
- * Nothing of the store is exported, so a module brings a copy of its own.  If
- * the tests are built in then KVM is built in as well and there is only one.
- */
-#ifdef MODULE
-#include "guest_memfd_attrs.c"
-#else
 #include "guest_memfd_attrs.h"
-#endif
 
-#define PRIVATE		KVM_MEMORY_ATTRIBUTE_PRIVATE
-/* Some other bit, the store doesn't care what attributes mean. */
-#define OTHER		BIT_ULL(0)
+#define LEAF_PAGES	KVM_GMEM_ATTRS_LEAF_PAGES
+/* A full node of the level above the leaves. */
+#define NODE_PAGES	(LEAF_PAGES * KVM_GMEM_ATTRS_NR_SLOTS)
+/* As many as fit into a file, going by the largest loff_t. */
+#define HUGE_PAGES	BIT(63 - PAGE_SHIFT)
+/* Either edge of an update takes a node of each level below the root. */
+#define HUGE_NODES	14
+#define MANY_LEAVES	100000
 
-/* Twice what fits into a file, going by the largest loff_t. */
-#define HUGE_NR_PAGES	BIT(52)
-
-#define MAX_NR_PAGES	2048
-
-/* More updates than slab has sheaves of free nodes in stock. */
-#define MAX_UPDATES	64
-
-/*
- * The model in @pages is a window of @nr pages from @base.  Tests that compare
- * with it set no attributes outside of it.
- */
-struct kvm_gmem_attrs_test {
+/* The model is a window of @nr pages from @base; @outside is what others are. */
+struct attrs_test {
 	struct kvm_gmem_attrs attrs;
 	struct rw_semaphore lock;
+	struct kmem_cache *cache;
+	unsigned int nr_allocs;
 	struct rnd_state rnd;
+
 	pgoff_t base;
 	unsigned int nr;
-	u64 pages[MAX_NR_PAGES];
-	struct kvm_gmem_attrs_update updates[MAX_UPDATES];
+	bool outside;
+	bool pages[10000];
+	/* Of the last update. */
+	pgoff_t nr_changed;
+	unsigned int nr_detached;
+	seqcount_t seq;
+	bool flips;
 };
 
-static const u64 kvm_gmem_attrs_test_values[] = { 0, PRIVATE, OTHER, PRIVATE | OTHER };
-
-static int kvm_gmem_attrs_test_init(struct kunit *test)
+/* KVM has a cache of its own only if there is hardware virtualization. */
+static struct kvm_gmem_attrs_node *attrs_test_alloc_node(void)
 {
-	struct kvm_gmem_attrs_test *t;
+	struct attrs_test *t = kunit_get_current_test()->priv;
 
-	t = kunit_kzalloc(test, sizeof(*t), GFP_KERNEL);
+	if (!t->nr_allocs)
+		return NULL;
+
+	t->nr_allocs--;
+	return kmem_cache_alloc(t->cache, GFP_KERNEL);
+}
+
+static int attrs_test_init(struct kunit *test)
+{
+	struct attrs_test *t = kunit_kzalloc(test, sizeof(*t), GFP_KERNEL);
+
+	test->priv = t;
 	if (!t)
 		return -ENOMEM;
 
-	/* In the order of an inode's creation, which initializes locks last. */
-	kvm_gmem_attrs_init(&t->attrs, &t->lock);
+	t->nr_allocs = UINT_MAX;
 	init_rwsem(&t->lock);
-
+	seqcount_init(&t->seq);
 	prandom_seed_state(&t->rnd, 0x6d656d6664);
-	test->priv = t;
-	return 0;
+	kunit_activate_static_stub(test, kvm_gmem_attrs_alloc_node, attrs_test_alloc_node);
+
+	/* Poison nodes that are freed, in case a reader still uses them. */
+	t->cache = kmem_cache_create("kvm_gmem_attrs_test", sizeof(struct kvm_gmem_attrs_node),
+				     0, SLAB_POISON, NULL);
+	return t->cache ? 0 : -ENOMEM;
 }
 
-static void kvm_gmem_attrs_test_destroy(struct kvm_gmem_attrs_test *t)
+static void attrs_test_exit(struct kunit *test)
 {
-	down_write(&t->lock);
+	struct attrs_test *t = test->priv;
+
+	if (t) {
+		kvm_gmem_attrs_destroy(&t->attrs);
+		/* Warns about nodes that were not freed. */
+		kmem_cache_destroy(t->cache);
+	}
+}
+
+static void attrs_test_new_file(struct attrs_test *t, pgoff_t nr_pages,
+				pgoff_t base, unsigned int nr, bool private)
+{
 	kvm_gmem_attrs_destroy(&t->attrs);
-	up_write(&t->lock);
-	memset(t->pages, 0, sizeof(t->pages));
+	kvm_gmem_attrs_init(&t->attrs, &t->lock, nr_pages - 1, private);
+	t->base = base;
+	t->nr = nr;
+	t->outside = private;
+	memset(t->pages, private, nr);
 }
 
-static void kvm_gmem_attrs_test_exit(struct kunit *test)
-{
-	if (test->priv)
-		kvm_gmem_attrs_test_destroy(test->priv);
-}
-
-static unsigned int kvm_gmem_attrs_test_random(struct kvm_gmem_attrs_test *t,
-					       unsigned int ceil)
+static unsigned int attrs_test_random(struct attrs_test *t, unsigned int ceil)
 {
 	return prandom_u32_state(&t->rnd) % ceil;
 }
 
-/* Assertions end a test at once, hence all of them stand outside of the lock. */
-static void kvm_gmem_attrs_test_store_at(struct kunit *test, pgoff_t start,
-					 pgoff_t last, u64 value)
+/* Assertions end a test immediately, so make none with the lock held. */
+static int attrs_test_store(struct attrs_test *t, pgoff_t start, pgoff_t last, bool private)
 {
-	struct kvm_gmem_attrs_test *t = test->priv;
+	struct kvm_gmem_attrs_update update;
+	struct kvm_gmem_attrs_node *node;
+	int ret;
+
+	down_write(&t->lock);
+	ret = kvm_gmem_attrs_prepare(&t->attrs, &update, start, last);
+	if (!ret)
+		t->nr_changed = kvm_gmem_attrs_commit(&update, private);
+	up_write(&t->lock);
+
+	t->nr_detached = 0;
+	for (node = update.detached; node; node = node->next_detached)
+		t->nr_detached++;
+	kvm_gmem_attrs_finish(&update);
+	return ret;
+}
+
+/* Count the nodes below @node, and those that have no reason to be there. */
+static unsigned int attrs_test_count(struct kvm_gmem_attrs_node *node,
+				     unsigned int *nr_uniform)
+{
+	struct kvm_gmem_attrs_node *child;
+	unsigned int slot, nr = 0;
+
+	for (slot = 0; node->level && slot < KVM_GMEM_ATTRS_NR_SLOTS; slot++) {
+		child = rcu_dereference_protected(node->child[slot], true);
+		if (child) {
+			nr += 1 + attrs_test_count(child, nr_uniform);
+			*nr_uniform += !child->nr_edges;
+		}
+	}
+	return nr;
+}
+
+/* Check pages and what is counted, and return the number of nodes. */
+static unsigned int attrs_test_check(struct kunit *test)
+{
+	struct attrs_test *t = test->priv;
+	pgoff_t first = t->base ? t->base - 1 : 0, end = min(t->base + t->nr, t->attrs.last);
+	pgoff_t index, nr_private = 0, nr_ranges = 1;
+	unsigned int nr_nodes, nr_uniform = 0;
+	bool private, before = false;
+
+	for (index = first; index <= end; index++, before = private) {
+		private = index - t->base < t->nr ? t->pages[index - t->base] : t->outside;
+		nr_private += private;
+		nr_ranges += index > first && private != before;
+		if (kvm_gmem_attrs_is_private(&t->attrs, index) != private)
+			KUNIT_FAIL_AND_ABORT(test, "page 0x%lx is wrong", index);
+	}
+	nr_private += t->outside ? t->attrs.last - (end - first) : 0;
+	KUNIT_ASSERT_EQ(test, t->attrs.nr_private, nr_private);
+	KUNIT_ASSERT_EQ(test, t->attrs.nr_ranges, nr_ranges);
+
+	nr_nodes = attrs_test_count(&t->attrs.root, &nr_uniform);
+
+	/* The edges of the last update may have left some behind. */
+	KUNIT_ASSERT_LE(test, nr_uniform, 2 * t->attrs.root.level);
+	KUNIT_ASSERT_TRUE(test, nr_ranges > 1 || nr_nodes == nr_uniform);
+	return nr_nodes;
+}
+
+/* Make pages @first to @last of the window private or shared. */
+static void attrs_test_update(struct kunit *test, unsigned int first,
+			      unsigned int last, bool private)
+{
+	struct attrs_test *t = test->priv;
+	pgoff_t nr_changed = 0;
+	unsigned int i;
+
+	for (i = first; i <= last; i++) {
+		nr_changed += t->pages[i] != private;
+		t->pages[i] = private;
+	}
+	KUNIT_ASSERT_EQ(test, 0, attrs_test_store(t, t->base + first, t->base + last, private));
+	KUNIT_ASSERT_EQ(test, t->nr_changed, nr_changed);
+	attrs_test_check(test);
+}
+
+static void attrs_test_check_range(struct kunit *test, unsigned int first,
+				   unsigned int last, bool private)
+{
+	struct attrs_test *t = test->priv;
+	pgoff_t start = t->base + first, end = t->base + last;
+	unsigned int lo = first, hi = last, i, next, nr_wrong = 0;
+	struct kvm_gmem_attrs_span span = {};
+	bool differs;
+
+	while (lo <= last && t->pages[lo] == private)
+		lo++;
+	while (hi > lo && t->pages[hi] == private)
+		hi--;
+
+	scoped_guard(rwsem_read, &t->lock) {
+		differs = kvm_gmem_attrs_trim(&t->attrs, &start, &end, private);
+
+		for (i = first; i <= last; i = next) {
+			nr_wrong += kvm_gmem_attrs_span_is(&t->attrs, &span, t->base + i,
+							   private) != (t->pages[i] == private);
+			next = span.leaf ? i + 1 : min(span.end - t->base, last + 1);
+			nr_wrong += !!memchr_inv(&t->pages[i], t->pages[i], next - i);
+		}
+	}
+	KUNIT_ASSERT_EQ(test, nr_wrong, 0);
+	KUNIT_ASSERT_EQ(test, differs, lo <= last);
+	if (differs) {
+		KUNIT_ASSERT_EQ(test, start, t->base + lo);
+		KUNIT_ASSERT_EQ(test, end, t->base + hi);
+	}
+	KUNIT_ASSERT_NE(test, differs, kvm_gmem_attrs_range_is(&t->attrs, t->base + first,
+							       t->base + last, private));
+}
+
+/* From any contents of a window around @index, make any one update. */
+static void attrs_test_edge(struct kunit *test, pgoff_t nr_pages, pgoff_t index)
+{
+	pgoff_t base = index > 2 ? index - 2 : 0;
+	unsigned int i, outside, contents, first, last, nr = min(nr_pages - base, 4);
+
+	for (outside = 0; outside <= 1; outside++) {
+		attrs_test_new_file(test->priv, nr_pages, base, nr, outside);
+		for (first = 0; first < nr; first++)
+			for (last = first; last < nr; last++)
+				for (contents = 0; contents < BIT(nr + 1); contents++) {
+					for (i = 0; i < nr; i++)
+						attrs_test_update(test, i, i, contents & BIT(i));
+					attrs_test_check_range(test, first, last, contents >> nr);
+					attrs_test_update(test, first, last, contents >> nr);
+				}
+	}
+}
+
+static void attrs_test_edges(struct kunit *test)
+{
+	static const pgoff_t sizes[] = {
+		1, LEAF_PAGES, LEAF_PAGES + 1, NODE_PAGES, NODE_PAGES + 1, HUGE_PAGES,
+	};
+	unsigned int i, shift;
+
+	for (i = 0; i < ARRAY_SIZE(sizes); i++) {
+		attrs_test_edge(test, sizes[i], 0);
+		attrs_test_edge(test, sizes[i], sizes[i]);
+		for (shift = KVM_GMEM_ATTRS_LEAF_BITS; sizes[i] >> shift;
+		     shift += KVM_GMEM_ATTRS_SLOT_BITS) {
+			attrs_test_edge(test, sizes[i], BIT(shift));
+			attrs_test_edge(test, sizes[i], round_down(sizes[i] - 1, BIT(shift)));
+		}
+	}
+}
+
+static const struct attrs_test_random_param {
+	const char *desc;
+	pgoff_t nr_pages;
+	pgoff_t base;
+	unsigned int nr;
+} attrs_test_random_params[] = {
+	{ "leaf",		LEAF_PAGES, 0, LEAF_PAGES },
+	{ "leaf_and_a_page",	LEAF_PAGES + 1, 0, LEAF_PAGES + 1 },
+	{ "node",		NODE_PAGES, NODE_PAGES - 9000, 9000 },
+	{ "huge_middle",	HUGE_PAGES, HUGE_PAGES / 2 - 5000, 10000 },
+	{ "huge_end",		HUGE_PAGES, HUGE_PAGES - 10000, 10000 },
+};
+
+KUNIT_ARRAY_PARAM_DESC(attrs_test_random, attrs_test_random_params, desc);
+
+static void attrs_test_random_range(struct attrs_test *t, unsigned int *first,
+				    unsigned int *last)
+{
+	unsigned int len = 1 + attrs_test_random(t, 1 + attrs_test_random(t, t->nr));
+
+	*first = attrs_test_random(t, t->nr);
+	*last = min(*first + len, t->nr) - 1;
+
+	/* Only whole leaves can be merged with others. */
+	if (!attrs_test_random(t, 4)) {
+		*first -= min((t->base + *first) % LEAF_PAGES, *first);
+		*last = min(((t->base + *last) | (LEAF_PAGES - 1)) - t->base, t->nr - 1);
+	}
+}
+
+static void attrs_test_random_updates(struct kunit *test)
+{
+	const struct attrs_test_random_param *p = test->param_value;
+	struct attrs_test *t = test->priv;
+	unsigned int i, first, last;
+
+	attrs_test_new_file(t, p->nr_pages, p->base, p->nr, true);
+	for (i = 0; i < 150; i++) {
+		attrs_test_random_range(t, &first, &last);
+		attrs_test_check_range(test, first, last, i % 2);
+		attrs_test_update(test, first, last, attrs_test_random(t, 2));
+	}
+	attrs_test_update(test, 0, t->nr - 1, true);
+}
+
+/* Prepare an update with only @nr_allocs nodes available, and abort it. */
+static int attrs_test_prepare(struct kunit *test, unsigned int first,
+			      unsigned int last, unsigned int nr_allocs)
+{
+	unsigned int nr_nodes = attrs_test_check(test);
+	struct attrs_test *t = test->priv;
 	struct kvm_gmem_attrs_update update;
 	int ret;
 
 	down_write(&t->lock);
-	ret = kvm_gmem_attrs_prepare(&t->attrs, &update, start, last, value,
-				     GFP_KERNEL);
+	t->nr_allocs = nr_allocs;
+	ret = kvm_gmem_attrs_prepare(&t->attrs, &update, t->base + first, t->base + last);
+	t->nr_allocs = UINT_MAX;
 	if (!ret)
-		kvm_gmem_attrs_commit(&update);
+		kvm_gmem_attrs_abort(&update);
 	up_write(&t->lock);
+	kvm_gmem_attrs_finish(&update);
 
-	KUNIT_ASSERT_EQ(test, ret, 0);
-}
-
-static void kvm_gmem_attrs_test_store(struct kunit *test, unsigned int start,
-				      unsigned int last, u64 value)
-{
-	struct kvm_gmem_attrs_test *t = test->priv;
-
-	kvm_gmem_attrs_test_store_at(test, t->base + start, t->base + last, value);
-	memset64(&t->pages[start], value, last - start + 1);
-}
-
-/* Count what the tree consists of, whatever the store makes of it. */
-static void kvm_gmem_attrs_test_check_size(struct kunit *test,
-					   unsigned long nr_expected)
-{
-	unsigned long index = 0, nr_ranges = 0, nr_leaves = 0;
-	struct kvm_gmem_attrs_test *t = test->priv;
-	struct maple_enode *leaf = NULL;
-
-	down_read(&t->lock);
-	do {
-		MA_STATE(mas, &t->attrs.mt, index, index);
-
-		mas_walk(&mas);
-		nr_ranges++;
-		nr_leaves += mas.node != leaf;
-		leaf = mas.node;
-		index = mas.last + 1;
-	} while (index);
-	up_read(&t->lock);
-
-	KUNIT_ASSERT_EQ(test, nr_ranges, nr_expected);
-	/* The tree lets no node but the root get emptier than this. */
-	KUNIT_ASSERT_LE(test, nr_leaves, 1 + nr_ranges / 4);
-}
-
-static void kvm_gmem_attrs_test_check_pages(struct kunit *test)
-{
-	struct kvm_gmem_attrs_test *t = test->priv;
-	pgoff_t end = t->base + t->nr;
-	unsigned long nr_ranges = 1;
-	unsigned int i;
-
-	for (i = 0; i < t->nr; i++) {
-		KUNIT_ASSERT_EQ_MSG(test, t->pages[i],
-				    kvm_gmem_attrs_get(&t->attrs, t->base + i),
-				    "page %u of the window", i);
-		nr_ranges += i && t->pages[i] != t->pages[i - 1];
-	}
-
-	/* The window can stand at either end of what can be indexed. */
-	if (t->base) {
-		KUNIT_ASSERT_EQ(test, kvm_gmem_attrs_get(&t->attrs, t->base - 1), 0);
-		nr_ranges += !!t->pages[0];
-	}
-	if (end) {
-		KUNIT_ASSERT_EQ(test, kvm_gmem_attrs_get(&t->attrs, end), 0);
-		nr_ranges += !!t->pages[t->nr - 1];
-	}
-
-	kvm_gmem_attrs_test_check_size(test, nr_ranges);
-}
-
-/* The last page of the run of equal pages that starts at @i, but at most @last. */
-static unsigned int kvm_gmem_attrs_test_run(struct kvm_gmem_attrs_test *t,
-					    unsigned int i, unsigned int last)
-{
-	while (i < last && t->pages[i + 1] == t->pages[i])
-		i++;
-	return i;
-}
-
-static void kvm_gmem_attrs_test_check_range(struct kunit *test,
-					    unsigned int first, unsigned int last)
-{
-	struct kvm_gmem_attrs_test *t = test->priv;
-	unsigned int next = first, run = kvm_gmem_attrs_test_run(t, first, last);
-	pgoff_t start = t->base + first, end = t->base + last;
-	struct kvm_gmem_attrs_range range;
-	int i;
-
-	for (i = 0; i < ARRAY_SIZE(kvm_gmem_attrs_test_values); i++) {
-		u64 value = kvm_gmem_attrs_test_values[i];
-		bool has = t->pages[first] == value;
-
-		KUNIT_ASSERT_EQ(test, has, kvm_gmem_attrs_range_has(&t->attrs, start,
-								    t->base + run, value));
-		KUNIT_ASSERT_EQ(test, has && run == last,
-				kvm_gmem_attrs_range_has(&t->attrs, start, end, value));
-	}
-
-	kvm_gmem_for_each_attrs_range(&range, &t->attrs, start, end) {
-		KUNIT_ASSERT_LE(test, next, last);
-		run = kvm_gmem_attrs_test_run(t, next, last);
-		KUNIT_ASSERT_EQ(test, range.start, t->base + next);
-		KUNIT_ASSERT_EQ(test, range.last, t->base + run);
-		KUNIT_ASSERT_EQ(test, range.attrs, t->pages[next]);
-		next = run + 1;
-	}
-	KUNIT_ASSERT_EQ(test, next, last + 1);
-}
-
-/* Windows of 8 pages: '.' is 0, 'P' is PRIVATE, 'o' is OTHER. */
-static const struct kvm_gmem_attrs_test_store_param {
-	const char *desc;
-	const char *before;
-	unsigned int start;
-	unsigned int last;
-	u64 value;
-} kvm_gmem_attrs_test_store_params[] = {
-	{ "split in the middle",	"PPPPPPPP", 4, 4, 0 },
-	{ "split at the start",		"PPPPPPPP", 0, 0, OTHER },
-	{ "split at the last",		"PPPPPPPP", 7, 7, OTHER },
-	{ "split and clear the start",	"PPPPPPPP", 0, 0, 0 },
-	{ "split and clear the last",	"PPPPPPPP", 7, 7, 0 },
-	{ "first index",		"........", 0, 0, PRIVATE },
-	{ "last index",			"........", 7, 7, PRIVATE },
-	{ "merge left",			".PP.....", 3, 4, PRIVATE },
-	{ "merge right",		"...PP...", 1, 2, PRIVATE },
-	{ "merge both",			".PP..PP.", 3, 4, PRIVATE },
-	{ "merge nothing",		".PP..PP.", 3, 4, OTHER },
-	{ "merge zeros left",		"..PPoo..", 2, 3, 0 },
-	{ "merge zeros right",		"..PPoo..", 4, 5, 0 },
-	{ "merge zeros both",		"..PPPP..", 2, 5, 0 },
-	{ "overwrite exactly",		".PPPPPP.", 1, 6, OTHER },
-	{ "overwrite with the same",	".PPPPPP.", 3, 4, PRIVATE },
-	{ "overwrite a superset",	"..Po.oP.", 1, 7, OTHER },
-	{ "overwrite parts of two",	".PPPooo.", 2, 5, PRIVATE | OTHER },
-	{ "overwrite and merge both",	"PPo.o.PP", 2, 5, PRIVATE },
-	{ "overwrite all",		"PoPoPoPo", 0, 7, OTHER },
-	{ "clear all",			"PoPoPoPo", 0, 7, 0 },
-};
-
-KUNIT_ARRAY_PARAM_DESC(kvm_gmem_attrs_test_store,
-		       kvm_gmem_attrs_test_store_params, desc);
-
-static void kvm_gmem_attrs_test_one_store(struct kunit *test)
-{
-	static const pgoff_t bases[] = { 0, 1, HUGE_NR_PAGES - 8, ULONG_MAX - 7 };
-	const struct kvm_gmem_attrs_test_store_param *p = test->param_value;
-	struct kvm_gmem_attrs_test *t = test->priv;
-	int i, page;
-
-	t->nr = 8;
-	for (i = 0; i < ARRAY_SIZE(bases); i++) {
-		t->base = bases[i];
-		for (page = 0; page < t->nr; page++) {
-			if (p->before[page] != '.')
-				kvm_gmem_attrs_test_store(test, page, page, p->before[page] == 'P' ?
-							  PRIVATE : OTHER);
-		}
-		kvm_gmem_attrs_test_check_pages(test);
-
-		kvm_gmem_attrs_test_store(test, p->start, p->last, p->value);
-		kvm_gmem_attrs_test_check_pages(test);
-		kvm_gmem_attrs_test_check_range(test, 0, 7);
-		kvm_gmem_attrs_test_destroy(t);
-	}
-}
-
-static void kvm_gmem_attrs_test_whole_file(struct kunit *test)
-{
-	const pgoff_t half = HUGE_NR_PAGES / 2, last = HUGE_NR_PAGES - 1;
-	struct kvm_gmem_attrs_test *t = test->priv;
-	struct kvm_gmem_attrs_range range;
-
-	kvm_gmem_attrs_test_store_at(test, 0, last, PRIVATE);
-	KUNIT_EXPECT_TRUE(test, kvm_gmem_attrs_range_has(&t->attrs, 0, last, PRIVATE));
-	kvm_gmem_attrs_test_check_size(test, 2);
-
-	kvm_gmem_attrs_test_store_at(test, half, half, 0);
-	KUNIT_EXPECT_TRUE(test, kvm_gmem_attrs_next(&t->attrs, half + 1, ULONG_MAX, &range));
-	KUNIT_EXPECT_EQ(test, range.last, last);
-	kvm_gmem_attrs_test_check_size(test, 4);
-
-	kvm_gmem_attrs_test_store_at(test, 0, ULONG_MAX, OTHER);
-	KUNIT_EXPECT_TRUE(test, kvm_gmem_attrs_range_has(&t->attrs, 0, ULONG_MAX, OTHER));
-	kvm_gmem_attrs_test_check_size(test, 1);
-
-	kvm_gmem_attrs_test_store_at(test, 0, ULONG_MAX, 0);
-	KUNIT_EXPECT_TRUE(test, kvm_gmem_attrs_range_has(&t->attrs, 0, ULONG_MAX, 0));
-	kvm_gmem_attrs_test_check_size(test, 1);
-
-	/* There is nothing in an empty range, not even attributes 0. */
-	KUNIT_EXPECT_FALSE(test, kvm_gmem_attrs_range_has(&t->attrs, 1, 0, 0));
-	KUNIT_EXPECT_FALSE(test, kvm_gmem_attrs_next(&t->attrs, 1, 0, &range));
-}
-
-static const struct kvm_gmem_attrs_test_random_param {
-	const char *desc;
-	pgoff_t base;
-	unsigned int nr;
-	unsigned int max_len;
-	unsigned int nr_values;
-	unsigned int nr_stores;
-	unsigned int check_every;
-} kvm_gmem_attrs_test_random_params[] = {
-	/* A guest that flips the same pages for ever must not grow the tree. */
-	{ "few pages back and forth",	0, 8, 4, 2, 10000, 1 },
-	{ "small file",			0, 64, 16, 2, 4000, 1 },
-	{ "small file, more values",	0, 64, 16, 4, 4000, 1 },
-	{ "end of the largest file",	HUGE_NR_PAGES - 64, 64, 16, 4, 2000, 1 },
-	{ "end of all indices",		ULONG_MAX - 63, 64, 16, 4, 2000, 1 },
-	/* Trees of some levels, i.e. stores that split, span and free nodes. */
-	{ "many single pages",		0, MAX_NR_PAGES, 1, 2, 8000, 200 },
-	{ "many small ranges",		1, MAX_NR_PAGES, 8, 4, 8000, 200 },
-	{ "small and large ranges",	1, MAX_NR_PAGES, 500, 4, 2000, 20 },
-};
-
-KUNIT_ARRAY_PARAM_DESC(kvm_gmem_attrs_test_random,
-		       kvm_gmem_attrs_test_random_params, desc);
-
-static void kvm_gmem_attrs_test_random_stores(struct kunit *test)
-{
-	const struct kvm_gmem_attrs_test_random_param *p = test->param_value;
-	struct kvm_gmem_attrs_test *t = test->priv;
-	unsigned int i, start, last;
-
-	t->base = p->base;
-	t->nr = p->nr;
-	for (i = 1; i <= p->nr_stores; i++) {
-		u64 value = kvm_gmem_attrs_test_values[kvm_gmem_attrs_test_random(t, p->nr_values)];
-
-		/* Short ranges are likelier, they are what fills the tree. */
-		start = kvm_gmem_attrs_test_random(t, t->nr);
-		last = kvm_gmem_attrs_test_random(t, p->max_len);
-		last = start + kvm_gmem_attrs_test_random(t, last + 1);
-		last = min(last, t->nr - 1);
-
-		kvm_gmem_attrs_test_store(test, start, last, value);
-		if (!(i % p->check_every)) {
-			kvm_gmem_attrs_test_check_pages(test);
-			kvm_gmem_attrs_test_check_range(test, 0, t->nr - 1);
-		}
-
-		start = kvm_gmem_attrs_test_random(t, t->nr);
-		last = start + kvm_gmem_attrs_test_random(t, min(t->nr - start, 64));
-		kvm_gmem_attrs_test_check_range(test, start, last);
-	}
-}
-
-/*
- * Destroy trees of all sizes that two levels of nodes can have.  Memory is given
- * back later, so wait for that: what goes wrong shows in the slab allocator.
- */
-static void kvm_gmem_attrs_test_destroy_sizes(struct kunit *test)
-{
-	unsigned int max = MAPLE_RANGE64_SLOTS * MAPLE_RANGE64_SLOTS, nr, page;
-
-	for (nr = 2; nr <= max; nr += 2) {
-		for (page = 0; page < nr; page += 2)
-			kvm_gmem_attrs_test_store_at(test, page, page, PRIVATE);
-
-		kvm_gmem_attrs_test_destroy(test->priv);
-		rcu_barrier();
-	}
-}
-
-static void kvm_gmem_attrs_test_fail_nth(unsigned int nth)
-{
-#ifdef CONFIG_FAILSLAB
-	current->fail_nth = nth;
-#endif
-}
-
-/*
- * Prepare the same store up to @nr times without committing any, stop at the
- * first error.  If @nth isn't 0, the @nth allocation of each of them fails.
- * Give all up, and return the error and in @mas the memory of the last one.
- */
-static int kvm_gmem_attrs_test_prepare(struct kunit *test, unsigned int start,
-				       unsigned int last, u64 value, int nr,
-				       unsigned int nth, struct ma_state *mas)
-{
-	/* Allocations that may reclaim are exempt from fault injection. */
-	gfp_t gfp = nth ? GFP_NOWAIT : GFP_KERNEL;
-	struct kvm_gmem_attrs_test *t = test->priv;
-	int i, ret;
-
-	down_write(&t->lock);
-	for (i = 0; i < nr; i++) {
-		kvm_gmem_attrs_test_fail_nth(nth);
-		ret = kvm_gmem_attrs_prepare(&t->attrs, &t->updates[i], start,
-					     last, value, gfp);
-		kvm_gmem_attrs_test_fail_nth(0);
-		*mas = t->updates[i].mas;
-		if (ret)
-			break;
-	}
-	while (i--) {
-		kvm_gmem_attrs_abort(&t->updates[i]);
-		KUNIT_EXPECT_NULL(test, t->updates[i].mas.alloc);
-		KUNIT_EXPECT_NULL(test, t->updates[i].mas.sheaf);
-	}
-	up_write(&t->lock);
-
+	/* Nodes that the last update left may be gone. */
+	KUNIT_ASSERT_GE(test, nr_nodes, attrs_test_check(test));
 	return ret;
 }
 
-static void kvm_gmem_attrs_test_give_up(struct kunit *test, bool inject)
+static void attrs_test_abort_and_enomem(struct kunit *test)
 {
-	unsigned int i, nth, start, last, nr_nodes = 0, nr_sheaves = 0;
-	struct kvm_gmem_attrs_test *t = test->priv;
-	struct ma_state mas, failed;
+	unsigned int i, outside, nr_allocs, first, last;
+	struct attrs_test *t = test->priv;
+	int ret;
 
-	/* With alternating pages, most stores take memory, and some take much. */
-	t->nr = 400;
-	for (i = 0; i < t->nr; i += 2)
-		kvm_gmem_attrs_test_store(test, i, i, PRIVATE);
+	/* Neither a leaf at the root nor whole slots need any nodes. */
+	attrs_test_new_file(t, LEAF_PAGES, 0, 8, false);
+	KUNIT_ASSERT_EQ(test, 0, attrs_test_prepare(test, 1, 1, 0));
+	attrs_test_new_file(t, LEAF_PAGES + 1, LEAF_PAGES, 1, false);
+	KUNIT_ASSERT_EQ(test, 0, attrs_test_prepare(test, 0, 0, 0));
 
-	for (i = 0; i < 300; i++) {
-		u64 value = kvm_gmem_attrs_test_values[i % 4];
-		int ret;
+	for (outside = 0; outside <= 1; outside++) {
+		attrs_test_new_file(t, HUGE_PAGES, HUGE_PAGES / 2 - 1000, 2000, outside);
 
-		start = kvm_gmem_attrs_test_random(t, t->nr);
-		last = min(start + i % 20, t->nr - 1);
-		ret = kvm_gmem_attrs_test_prepare(test, start, last, value, 2, 0, &mas);
-		KUNIT_ASSERT_EQ(test, ret, 0);
-		kvm_gmem_attrs_test_check_pages(test);
-		nr_nodes += !!mas.alloc;
-		nr_sheaves += !!mas.sheaf;
+		KUNIT_ASSERT_EQ(test, -ENOMEM, attrs_test_prepare(test, 1, 1998, HUGE_NODES - 1));
+		KUNIT_ASSERT_EQ(test, 0, attrs_test_prepare(test, 1, 1998, HUGE_NODES));
 
-		/*
-		 * Slab asks fault injection for each single node, but not for
-		 * a sheaf of nodes as long as it has one in stock, which is why
-		 * so many are taken.  Only the first allocation is essential,
-		 * others merely replenish the stock.
-		 */
-		for (nth = 1; inject && nth <= 3; nth++) {
-			ret = kvm_gmem_attrs_test_prepare(test, start, last, value,
-							  MAX_UPDATES, nth, &failed);
-			if (ret || (nth == 1 && (mas.alloc || mas.sheaf))) {
+		for (i = 0; i < 25; i++) {
+			attrs_test_random_range(t, &first, &last);
+			for (nr_allocs = 0, ret = -ENOMEM; ret; nr_allocs++) {
 				KUNIT_ASSERT_EQ(test, ret, -ENOMEM);
-				KUNIT_EXPECT_NULL(test, failed.alloc);
-				KUNIT_EXPECT_NULL(test, failed.sheaf);
+				ret = attrs_test_prepare(test, first, last, nr_allocs);
 			}
-			kvm_gmem_attrs_test_check_pages(test);
+			attrs_test_update(test, first, last, attrs_test_random(t, 2));
 		}
-
-		kvm_gmem_attrs_test_store(test, start, last, value);
 	}
-	kvm_gmem_attrs_test_check_pages(test);
-
-	/* What this is about is how each kind of memory is handled. */
-	KUNIT_EXPECT_GT(test, nr_nodes, 0);
-	KUNIT_EXPECT_GT(test, nr_sheaves, 0);
 }
 
-static void kvm_gmem_attrs_test_abort(struct kunit *test)
+static void attrs_test_many_leaves(struct kunit *test)
 {
-	kvm_gmem_attrs_test_give_up(test, false);
-}
-
-static void kvm_gmem_attrs_test_enomem(struct kunit *test)
-{
-	if (!IS_ENABLED(CONFIG_FAILSLAB))
-		kunit_skip(test, "needs CONFIG_FAILSLAB to make allocations fail");
-
-	kvm_gmem_attrs_test_give_up(test, true);
-}
-
-#define RACE_NR_PAGES	256
-
-/*
- * Even pages keep what they have.  Odd ones flip between that of their left
- * neighbour and 0, i.e. ranges are merged and split all the time.
- */
-static u64 kvm_gmem_attrs_test_race_value(pgoff_t index)
-{
-	return index & 2 ? OTHER : PRIVATE;
-}
-
-static bool kvm_gmem_attrs_test_race_ok(pgoff_t index, u64 value)
-{
-	return value == kvm_gmem_attrs_test_race_value(index) ||
-	       (!value && (index & 1));
-}
-
-static int kvm_gmem_attrs_test_reader(void *data)
-{
-	struct kvm_gmem_attrs *attrs = data;
-	struct kvm_gmem_attrs_range range;
+	const pgoff_t last = MANY_LEAVES * LEAF_PAGES - 1;
+	struct attrs_test *t = test->priv;
+	unsigned int round;
 	pgoff_t index;
-	int wrong = 0;
+
+	/* Free the nodes along with the file, and then in one update. */
+	for (round = 0; round < 2; round++) {
+		attrs_test_new_file(t, last + 1, 0, 0, false);
+		for (index = 0; index < last; index += LEAF_PAGES)
+			KUNIT_ASSERT_EQ(test, 0, attrs_test_store(t, index, index, true));
+		KUNIT_ASSERT_EQ(test, t->attrs.nr_ranges, 2 * MANY_LEAVES);
+	}
+
+	KUNIT_ASSERT_EQ(test, 0, attrs_test_store(t, 0, last, false));
+	KUNIT_EXPECT_EQ(test, t->nr_changed, MANY_LEAVES);
+	/* What is done under the lock must not depend on the number of nodes. */
+	KUNIT_EXPECT_LE(test, t->nr_detached, KVM_GMEM_ATTRS_NR_SLOTS);
+	attrs_test_check(test);
+}
+
+#define RACE_CONST	(HUGE_PAGES / 2 + 5000)
+#define RACE_FLIPS	(HUGE_PAGES / 2 + 10000)
+
+static int attrs_test_reader(void *data)
+{
+	struct attrs_test *t = data;
+	int nr_wrong = 0;
+	unsigned int seq;
 
 	do {
-		for (index = 0; index < RACE_NR_PAGES; index++)
-			wrong |= !kvm_gmem_attrs_test_race_ok(index, kvm_gmem_attrs_get(attrs,
-											index));
-		index = 0;
-		kvm_gmem_for_each_attrs_range(&range, attrs, 0, RACE_NR_PAGES - 1) {
-			wrong |= range.start != index || range.last >= RACE_NR_PAGES;
-			for (; index <= range.last && index < RACE_NR_PAGES; index++)
-				wrong |= !kvm_gmem_attrs_test_race_ok(index, range.attrs);
-		}
-		wrong |= index != RACE_NR_PAGES;
+		nr_wrong += !kvm_gmem_attrs_is_private(&t->attrs, RACE_CONST);
+		nr_wrong += kvm_gmem_attrs_range_is(&t->attrs, 0, HUGE_PAGES - 1, false);
+		if (raw_seqcount_try_begin(&t->seq, seq))
+			nr_wrong += kvm_gmem_attrs_is_private(&t->attrs, RACE_FLIPS) != t->flips &&
+				    !read_seqcount_retry(&t->seq, seq);
 		cond_resched();
 	} while (!kthread_should_stop());
 
-	return wrong;
+	return nr_wrong;
 }
 
-static void kvm_gmem_attrs_test_race(struct kunit *test)
+/* Only within write sections of @seq does the page RACE_FLIPS change. */
+static void attrs_test_readers(struct kunit *test)
 {
-	struct kvm_gmem_attrs_test *t = test->priv;
-	struct kvm_gmem_attrs_update update;
-	struct task_struct *reader;
-	int i, ret = 0;
-	pgoff_t index;
-	u64 value;
+	static const struct { pgoff_t start, last; } ranges[] = {
+		{ 0, RACE_CONST - 1 },
+		{ RACE_CONST + 1, RACE_FLIPS - 1 },
+		{ RACE_FLIPS + 1, HUGE_PAGES - 1 },
+	};
+	struct attrs_test *t = test->priv;
+	struct task_struct *readers[2];
+	int i, r, ret;
 
-	for (index = 0; index < RACE_NR_PAGES; index++)
-		kvm_gmem_attrs_test_store_at(test, index, index,
-					     kvm_gmem_attrs_test_race_value(index));
+	attrs_test_new_file(t, HUGE_PAGES, 0, 0, false);
+	ret = attrs_test_store(t, RACE_CONST, RACE_CONST, true);
+	for (i = 0; i < ARRAY_SIZE(readers); i++)
+		readers[i] = kthread_run(attrs_test_reader, t, "kvm-gmem-attrs/%d", i);
 
-	reader = kthread_run(kvm_gmem_attrs_test_reader, &t->attrs, "kvm-gmem-attrs");
-	KUNIT_ASSERT_FALSE(test, IS_ERR(reader));
-
-	/* No assertion may end the test while the reader runs. */
-	for (i = 0; !ret && i < 20000; i++) {
-		index = kvm_gmem_attrs_test_random(t, RACE_NR_PAGES) | 1;
-		value = kvm_gmem_attrs_get(&t->attrs, index) ?
-			0 : kvm_gmem_attrs_test_race_value(index);
-
-		down_write(&t->lock);
-		ret = kvm_gmem_attrs_prepare(&t->attrs, &update, index, index,
-					     value, GFP_KERNEL);
-		if (!ret)
-			kvm_gmem_attrs_commit(&update);
-		up_write(&t->lock);
+	/* Make no assertion until the readers have stopped. */
+	for (i = 0; !ret && i < 5000; i++) {
+		r = attrs_test_random(t, ARRAY_SIZE(ranges));
+		ret = attrs_test_store(t, ranges[r].start, ranges[r].last, attrs_test_random(t, 2));
+		if (!ret && attrs_test_random(t, 2)) {
+			raw_write_seqcount_begin(&t->seq);
+			t->flips = !t->flips;
+			ret = attrs_test_store(t, RACE_FLIPS, RACE_FLIPS, t->flips);
+			raw_write_seqcount_end(&t->seq);
+		}
 		cond_resched();
 	}
 	KUNIT_EXPECT_EQ(test, ret, 0);
-
-	/* This is an error as well if the reader never got to run. */
-	KUNIT_EXPECT_EQ(test, kthread_stop(reader), 0);
+	/* A reader that could not be started or never got to run is an error, too. */
+	for (i = 0; i < ARRAY_SIZE(readers); i++)
+		KUNIT_EXPECT_EQ(test, 0, IS_ERR(readers[i]) ? PTR_ERR(readers[i]) :
+							      kthread_stop(readers[i]));
 }
 
-static struct kunit_case kvm_gmem_attrs_test_cases[] = {
-	KUNIT_CASE_PARAM(kvm_gmem_attrs_test_one_store, kvm_gmem_attrs_test_store_gen_params),
-	KUNIT_CASE(kvm_gmem_attrs_test_whole_file),
-	KUNIT_CASE_PARAM_ATTR(kvm_gmem_attrs_test_random_stores,
-			      kvm_gmem_attrs_test_random_gen_params,
+static struct kunit_case attrs_test_cases[] = {
+	KUNIT_CASE_SLOW(attrs_test_edges),
+	KUNIT_CASE_PARAM_ATTR(attrs_test_random_updates, attrs_test_random_gen_params,
 			      { .speed = KUNIT_SPEED_SLOW }),
-	KUNIT_CASE(kvm_gmem_attrs_test_destroy_sizes),
-	KUNIT_CASE(kvm_gmem_attrs_test_abort),
-	KUNIT_CASE_SLOW(kvm_gmem_attrs_test_enomem),
-	KUNIT_CASE_SLOW(kvm_gmem_attrs_test_race),
+	KUNIT_CASE_SLOW(attrs_test_abort_and_enomem),
+	KUNIT_CASE_SLOW(attrs_test_many_leaves),
+	KUNIT_CASE_SLOW(attrs_test_readers),
 	{}
 };
 
-static struct kunit_suite kvm_gmem_attrs_test_suite = {
+static struct kunit_suite attrs_test_suite = {
 	.name = "kvm-gmem-attrs",
-	.init = kvm_gmem_attrs_test_init,
-	.exit = kvm_gmem_attrs_test_exit,
-	.test_cases = kvm_gmem_attrs_test_cases,
+	.init = attrs_test_init,
+	.exit = attrs_test_exit,
+	.test_cases = attrs_test_cases,
 };
 
-kunit_test_suite(kvm_gmem_attrs_test_suite);
+kunit_test_suite(attrs_test_suite);
 
-MODULE_DESCRIPTION("KUnit tests for the memory attributes of guest_memfd");
+MODULE_DESCRIPTION("KUnit tests for guest_memfd");
 MODULE_LICENSE("GPL");
+MODULE_IMPORT_NS("EXPORTED_FOR_KUNIT_TESTING");

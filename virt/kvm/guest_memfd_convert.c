@@ -2,25 +2,22 @@
 /*
  * In-place conversion of guest_memfd memory between shared and private.
  *
- * A conversion holds the file's invalidate lock for write from start to end,
- * which stops all faults on the file, by guests and by host userspace alike.
- * If a page is in use, it lets go of the lock for a while and starts over.
- * Nothing is changed for good until the conversion is certain to succeed:
+ * A conversion holds the file's invalidate lock for write, which stops all
+ * faults on the file, by guests and by host userspace alike.  If a page is in
+ * use, the conversion drops the lock for a while and starts over.  Nothing is
+ * changed for good until it is certain to succeed:
  *
- * 1. Get memory for the store of the new attributes.
- * 2. To private: see that nobody on the host uses any of the pages.
- * 3. Zap the kind of guest mappings that goes away.  Guests can't fault them
- *    back in until the conversion is done.
+ * 1. Get memory for the store of the attributes.
+ * 2. To private: drop all host references to the pages.
+ * 3. Zap guest mappings of the old attribute.  Guests can't fault them back in
+ *    until the conversion is done.
  * 4. To shared: have the architecture release the pages to the host.
  * 5. Store the new attributes and let everybody fault again.
- *
- * A fault that looked at the old attributes took mmu_invalidate_seq before it
- * did, and is thrown away because of step 3.
  */
-#include <linux/ktime.h>
 #include <linux/kvm_host.h>
 #include <linux/mm.h>
-#include <linux/sched/signal.h>
+#include <linux/pagemap.h>
+#include <linux/sched.h>
 #include <linux/string.h>
 #include <linux/uaccess.h>
 
@@ -29,120 +26,142 @@
 #include "guest_memfd.h"
 #include "guest_memfd_convert.h"
 
-/*
- * How long a conversion waits, in all, for references that go away by
- * themselves: GUP-fast and page walkers by pfn hold theirs for microseconds,
- * copies to and from another process for one copy, direct I/O for one request
- * to a disk, and each of them for longer if it is preempted.  This is well
- * beyond all of them, and soon enough to hear of a page that is pinned for
- * good.  If it's not always the same page that is in the way then none need be,
- * but there are many users, and it is a matter of luck to find a moment without
- * any.  A page that is pinned for good and is hidden among these is reported
- * later, then.
- */
-#define KVM_GMEM_BUSY_WAIT_NS		(750 * NSEC_PER_MSEC)
-#define KVM_GMEM_RESTLESS_WAIT_NS	(2 * NSEC_PER_SEC)
-#define KVM_GMEM_RESTLESS_MOVES		3
+/* How many pages to look at before letting others run. */
+#define KVM_GMEM_CONVERT_BATCH	1024
 
-/*
- * Looking at the pages of a large range takes long as well.  Waiting for users
- * needs that many attempts to become as patient as it gets.
- */
-#define KVM_GMEM_MIN_ATTEMPTS	6
-
-static int kvm_gmem_count_changes(struct kvm_gmem_conversion *c)
+struct folio *kvm_gmem_next_change(struct kvm_gmem_conversion *c,
+				   struct kvm_gmem_change_iter *iter, pgoff_t last)
 {
-	struct kvm_gmem_attrs_range range;
-	unsigned int nr_steps = 0;
+	struct kvm_gmem_attrs *attrs = &GMEM_I(c->inode)->attrs;
+	struct folio *folio;
+
+	lockdep_assert_held_write(&c->inode->i_mapping->invalidate_lock);
+
+	for (;;) {
+		if (!(++iter->nr_seen % KVM_GMEM_CONVERT_BATCH))
+			cond_resched();
+
+		rcu_read_lock();
+		folio = xas_next_entry(&iter->xas, last);
+		rcu_read_unlock();
+
+		if (!folio)
+			return NULL;
+
+		if (!kvm_gmem_attrs_span_is(attrs, &iter->span, folio->index,
+					    c->to_private))
+			return folio;
+
+		/* Skip the rest of what has no bits of its own. */
+		if (!iter->span.leaf) {
+			if (iter->span.end > last)
+				return NULL;
+			xas_set(&iter->xas, iter->span.end);
+		}
+	}
+}
+
+#ifdef CONFIG_HAVE_KVM_ARCH_GMEM_RECLAIM
+static int kvm_gmem_release_pages(struct kvm_gmem_conversion *c)
+{
+	struct folio *folio;
 	int r;
 
-	kvm_gmem_for_each_attrs_range(&range, &GMEM_I(c->inode)->attrs,
-				      c->start, c->last) {
-		if (range.attrs != c->attrs) {
-			if (!c->nr_changed)
-				c->first_changed = range.start;
-			c->last_changed = range.last;
-			c->nr_changed += range.last - range.start + 1;
-		}
+	if (!GMEM_I(c->inode)->needs_release)
+		return 0;
 
-		r = kvm_gmem_take_a_break(c, &nr_steps);
+	kvm_gmem_for_each_change(folio, c, c->first_change, c->last_change) {
+		/* As where pages are freed, i.e. not while memory_failure() has it. */
+		folio_lock(folio);
+		r = kvm_arch_gmem_reclaim(folio_pfn(folio), folio_nr_pages(folio));
+		folio_unlock(folio);
 		if (r)
 			return r;
 	}
 	return 0;
 }
-
-/* What the guest can't reach any more, the host may have back. */
-static int kvm_gmem_reclaim_folio(struct kvm_gmem_conversion *c,
-				  struct folio *folio)
+#else
+static int kvm_gmem_release_pages(struct kvm_gmem_conversion *c)
 {
-	c->nr_present++;
-#ifdef CONFIG_HAVE_KVM_ARCH_GMEM_RECLAIM
-	/* As where pages are freed, i.e. not while memory_failure() has it. */
-	folio_lock(folio);
-	kvm_arch_gmem_reclaim(folio_pfn(folio), folio_nr_pages(folio));
-	folio_unlock(folio);
-#endif
 	return 0;
+}
+#endif
+
+/*
+ * Guest mappings are gone by now.  If a page can't be released then the host
+ * must not touch it, so leave all of the range private.  Pages that have been
+ * released already have lost their contents, i.e. the VM can't go on.
+ *
+ * Zapping a page can fail, too, e.g. if TDX can't remove it from the S-EPT, but
+ * has no way to report that other than marking the VM as bugged.
+ */
+static int kvm_gmem_make_shared(struct kvm_gmem_conversion *c)
+{
+	struct gmem_file *f;
+
+	kvm_gmem_for_each_file(f, c->inode) {
+		if (f->kvm->vm_bugged)
+			return -EIO;
+	}
+
+	if (!kvm_gmem_release_pages(c))
+		return 0;
+
+	kvm_gmem_for_each_file(f, c->inode)
+		kvm_vm_bugged(f->kvm);
+
+	return -EIO;
 }
 
 static int kvm_gmem_try_convert(struct kvm_gmem_conversion *c)
 {
-	struct address_space *mapping = c->inode->i_mapping;
-	struct gmem_inode *gi = GMEM_I(c->inode);
-	struct kvm_gmem_attrs_update update;
-	enum kvm_gfn_range_filter filter;
+	struct kvm_gmem_attrs *attrs = &GMEM_I(c->inode)->attrs;
 	int r;
 
-	lockdep_assert_held_write(&mapping->invalidate_lock);
+	lockdep_assert_held_write(&c->inode->i_mapping->invalidate_lock);
 
-	c->nr_changed = 0;
-	c->nr_present = 0;
-
-	if (kvm_gmem_attrs_range_has(&gi->attrs, c->start, c->last, c->attrs))
+	c->first_change = c->start;
+	c->last_change = c->last;
+	if (!kvm_gmem_attrs_trim(attrs, &c->first_change, &c->last_change,
+				 c->to_private))
 		return 0;
 
 	c->error_index = c->start;
-	r = kvm_gmem_attrs_prepare(&gi->attrs, &update, c->start, c->last,
-				   c->attrs, GFP_KERNEL_ACCOUNT);
+	r = kvm_gmem_attrs_prepare(attrs, &c->update, c->first_change,
+				   c->last_change);
 	if (r)
 		return r;
 
-	r = kvm_gmem_count_changes(c);
-	if (!r && c->attrs & KVM_MEMORY_ATTRIBUTE_PRIVATE)
-		r = kvm_gmem_evict_host_users(c);
-	if (r) {
-		kvm_gmem_attrs_abort(&update);
-		return r;
+	if (c->to_private) {
+		r = kvm_gmem_drop_host_refs(c);
+		if (r)
+			goto abort;
 	}
 
-	c->certain = true;
-	filter = c->attrs & KVM_MEMORY_ATTRIBUTE_PRIVATE ? KVM_FILTER_SHARED :
-							   KVM_FILTER_PRIVATE;
 	/*
-	 * What is between the first and the last change and stays as it is goes
-	 * too, as TLBs are flushed with each call.
+	 * Pages between the first and the last change that stay as they are have
+	 * no mappings of the old attribute.
 	 */
-	kvm_gmem_invalidate_start(c->inode, c->first_changed,
-				  c->last_changed + 1, filter);
+	kvm_gmem_invalidate_start(c->inode, c->first_change, c->last_change + 1,
+				  c->to_private ? KVM_FILTER_SHARED : KVM_FILTER_PRIVATE);
 
-	if (!(c->attrs & KVM_MEMORY_ATTRIBUTE_PRIVATE) &&
-	    (IS_ENABLED(CONFIG_HAVE_KVM_ARCH_GMEM_RECLAIM) ||
-	     trace_kvm_gmem_convert_enabled()))
-		kvm_gmem_walk_folios(c, kvm_gmem_reclaim_folio);
-
-	kvm_gmem_attrs_commit(&update);
+	r = c->to_private ? 0 : kvm_gmem_make_shared(c);
+	if (!r)
+		c->nr_changed = kvm_gmem_attrs_commit(&c->update, c->to_private);
 
 	/*
-	 * Faults take mmu_invalidate_seq, then look at attributes.  Pairs with
-	 * the smp_rmb() between the two, e.g. in kvm_mmu_faultin_pfn().
+	 * For those who look at the attributes without the invalidate lock: they
+	 * take mmu_invalidate_seq first.  Pairs with the smp_rmb() in between.
 	 */
 	smp_wmb();
-	kvm_gmem_invalidate_end(c->inode, c->first_changed, c->last_changed + 1);
-	return 0;
+	kvm_gmem_invalidate_end(c->inode, c->first_change, c->last_change + 1);
+abort:
+	if (r)
+		kvm_gmem_attrs_abort(&c->update);
+	return r;
 }
 
-/* Counts what was asked of a VM's view of the file in that VM's statistics. */
+/* Count in the statistics of the VM whose file the request came through. */
 static void kvm_gmem_account(struct kvm_gmem_conversion *c, int r)
 {
 	struct kvm_vm_stat_generic *stat = &c->kvm->stat.generic;
@@ -153,7 +172,7 @@ static void kvm_gmem_account(struct kvm_gmem_conversion *c, int r)
 		stat->gmem_poisoned++;
 	} else if (r || !c->nr_changed) {
 		return;
-	} else if (c->attrs & KVM_MEMORY_ATTRIBUTE_PRIVATE) {
+	} else if (c->to_private) {
 		stat->gmem_to_private++;
 		stat->gmem_pages_to_private += c->nr_changed;
 	} else {
@@ -162,52 +181,52 @@ static void kvm_gmem_account(struct kvm_gmem_conversion *c, int r)
 	}
 }
 
-/* Whether a page in use is to be reported, rather than to be tried again. */
-static bool kvm_gmem_tried_enough(struct kvm_gmem_conversion *c)
-{
-	u64 now = ktime_get_ns(), limit;
-
-	if (!c->nr_attempts++)
-		c->busy_since = now;
-	else if (c->error_index != c->busy_index)
-		c->nr_moves++;
-
-	c->busy_index = c->error_index;
-	c->restless = c->nr_moves >= KVM_GMEM_RESTLESS_MOVES;
-
-	limit = c->restless ? KVM_GMEM_RESTLESS_WAIT_NS : KVM_GMEM_BUSY_WAIT_NS;
-	return c->nr_attempts >= KVM_GMEM_MIN_ATTEMPTS &&
-	       now - c->busy_since > limit;
-}
-
 static int kvm_gmem_convert(struct kvm_gmem_conversion *c)
 {
 	struct rw_semaphore *lock = &c->inode->i_mapping->invalidate_lock;
 	int r;
-
-	/* True only if one range covers it all, i.e. this is a single lookup. */
-	if (kvm_gmem_attrs_range_has(&GMEM_I(c->inode)->attrs, c->start,
-				     c->last, c->attrs))
-		return 0;
 
 	for (;;) {
 		if (down_write_killable(lock))
 			return -EINTR;
 
 		r = kvm_gmem_try_convert(c);
-		if (r != -EAGAIN || kvm_gmem_tried_enough(c))
+		if (r != -EAGAIN || kvm_gmem_wait_expired(&c->wait, ktime_get_ns()))
 			break;
 
 		up_write(lock);
-
-		if (signal_pending(current))
-			return -EINTR;
-
+		kvm_gmem_attrs_finish(&c->update);
 		kvm_gmem_wait_unlocked(c);
 	}
 
 	kvm_gmem_account(c, r);
 	up_write(lock);
+
+	kvm_gmem_attrs_finish(&c->update);
+	if (!r)
+		kvm_gmem_host_refs_dropped(c);
+	return r;
+}
+
+static noinline int kvm_gmem_convert_range(struct gmem_file *f, struct inode *inode,
+					   pgoff_t start, pgoff_t last,
+					   bool to_private, u64 *error_offset)
+{
+	struct kvm_gmem_conversion c = {
+		.kvm = f->kvm,
+		.inode = inode,
+		.start = start,
+		.last = last,
+		.to_private = to_private,
+	};
+	int r;
+
+	r = kvm_gmem_convert(&c);
+
+	trace_kvm_gmem_convert(inode->i_ino, start, last - start + 1, to_private,
+			       c.nr_changed, c.nr_drains, c.waited_ns, r);
+
+	*error_offset = (u64)c.error_index << PAGE_SHIFT;
 	return r;
 }
 
@@ -217,8 +236,9 @@ static int kvm_gmem_set_attributes(struct file *file,
 	struct inode *inode = file_inode(file);
 	struct gmem_file *f = file->private_data;
 	struct kvm_memory_attributes2 attrs;
-	struct kvm_gmem_conversion c = {};
+	pgoff_t start, last;
 	u64 error_offset;
+	bool to_private;
 	int r;
 
 	if (copy_from_user(&attrs, uattrs, sizeof(attrs)))
@@ -237,41 +257,39 @@ static int kvm_gmem_set_attributes(struct file *file,
 	if (attrs.offset + attrs.size > i_size_read(inode))
 		return -EINVAL;
 
-	c.kvm = f->kvm;
-	c.inode = inode;
-	c.start = attrs.offset >> PAGE_SHIFT;
-	c.last = c.start + (attrs.size >> PAGE_SHIFT) - 1;
-	c.attrs = attrs.attributes;
+	start = attrs.offset >> PAGE_SHIFT;
+	last = start + (attrs.size >> PAGE_SHIFT) - 1;
+	to_private = attrs.attributes & KVM_MEMORY_ATTRIBUTE_PRIVATE;
 
-	r = kvm_gmem_convert(&c);
-
-	trace_kvm_gmem_convert(inode->i_ino, c.start, c.last - c.start + 1,
-			       c.attrs, c.nr_present, c.nr_drains, c.waited_ns, r);
-
-	/* The struct may live in memory of this file, thus without the lock. */
-	if (r == -EAGAIN || r == -EHWPOISON || r == -ENOMEM) {
-		error_offset = (u64)c.error_index << PAGE_SHIFT;
-		if (put_user(error_offset, &uattrs->error_offset))
-			return -EFAULT;
+	/* Look before taking the lock, which keeps faults waiting. */
+	if (kvm_gmem_attrs_range_is(&GMEM_I(inode)->attrs, start, last, to_private)) {
+		trace_kvm_gmem_convert(inode->i_ino, start, last - start + 1,
+				       to_private, 0, 0, 0, 0);
+		return 0;
 	}
+
+	r = kvm_gmem_convert_range(f, inode, start, last, to_private, &error_offset);
+
+	/*
+	 * Write to userspace without the lock, the struct may be in memory of
+	 * this very file.
+	 */
+	if ((r == -EAGAIN || r == -EHWPOISON || r == -ENOMEM) &&
+	    put_user(error_offset, &uattrs->error_offset))
+		return -EFAULT;
+
 	return r;
 }
 
-/**
- * kvm_gmem_ioctl() - ioctls of a guest_memfd file
- * @file: the guest_memfd
- * @ioctl: KVM_SET_MEMORY_ATTRIBUTES2, the only one
- * @arg: pointer to a struct kvm_memory_attributes2 in userspace
- *
- * See Documentation/virt/kvm/api.rst.
- *
- * Return: 0 or a negative errno, -ENOTTY for any other ioctl and if in-place
- *	   conversion is off.
- */
 long kvm_gmem_ioctl(struct file *file, unsigned int ioctl, unsigned long arg)
 {
+	struct gmem_file *f = file->private_data;
+
 	if (ioctl != KVM_SET_MEMORY_ATTRIBUTES2 || !kvm_gmem_in_place_conversion)
 		return -ENOTTY;
+
+	if (f->kvm->vm_dead)
+		return -EIO;
 
 	return kvm_gmem_set_attributes(file, (void __user *)arg);
 }

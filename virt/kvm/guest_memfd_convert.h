@@ -3,71 +3,65 @@
 #define __KVM_GUEST_MEMFD_CONVERT_H__
 
 #include <linux/types.h>
+#include <linux/xarray.h>
+
+#include "guest_memfd_attrs.h"
+#include "guest_memfd_wait.h"
 
 struct folio;
 struct inode;
 struct kvm;
 
-/**
- * struct kvm_gmem_conversion - A conversion at work
- * @kvm: the VM that the file belongs to
- * @inode: the guest_memfd's inode
- * @start: first page of the range
- * @last: last page of the range, inclusive
- * @attrs: attributes to give to each page
- * @nr_busy: pages with references of unknown users, as counted by
- *	     kvm_gmem_note_folio()
- * @nr_poisoned: poisoned pages, likewise
- * @unmapped: the host's mappings are gone and must be
- * @nr_attempts: attempts so far that found a page in use
- * @busy_since: when the first of them did, in ns
- * @busy_index: which page the last of them found
- * @nr_moves: how often an attempt found another page in use than the one before
- * @restless: that is so often that there must be users that come and go
- * @locked_wait_ns: how long this attempt waits if others wait for the lock, in
- *		    ns, 0 before the first one
- * @locked_waited_ns: how long this attempt has waited with the lock held
- * @certain: the conversion will succeed, there is no way back
- * @error_index: the page that stood in the way
- * @nr_changed: pages that change state, present or not
- * @first_changed: the first of them, if any
- * @last_changed: the last of them, inclusive
- * @nr_present: pages seen that were present and to change state
- * @nr_drains: how often all CPUs were made to drain their LRU caches
- * @waited_ns: time spent waiting for references to go away
- */
+/* All indices are in pages, and @last and @last_change are inclusive. */
 struct kvm_gmem_conversion {
+	/* The request. */
 	struct kvm *kvm;
 	struct inode *inode;
 	pgoff_t start;
 	pgoff_t last;
-	u64 attrs;
-	unsigned long nr_busy;
-	unsigned long nr_poisoned;
-	bool unmapped;
-	unsigned int nr_attempts;
-	u64 busy_since;
-	pgoff_t busy_index;
-	unsigned int nr_moves;
-	bool restless;
-	u64 locked_wait_ns;
-	u64 locked_waited_ns;
-	bool certain;
-	pgoff_t error_index;
-	pgoff_t nr_changed;
-	pgoff_t first_changed;
-	pgoff_t last_changed;
-	unsigned long nr_present;
+	bool to_private;
+
+	/* What there is to do, as seen with the invalidate lock held. */
+	pgoff_t first_change;
+	pgoff_t last_change;
+	struct kvm_gmem_attrs_update update;
+
+	/* Pages in use. */
+	struct kvm_gmem_wait wait;
 	unsigned int nr_drains;
+	u64 drains_spent_until;
+	bool drained;
 	u64 waited_ns;
+
+	/* What came of it. */
+	pgoff_t nr_changed;
+	pgoff_t error_index;
 };
 
-typedef int (*kvm_gmem_folio_fn)(struct kvm_gmem_conversion *c,
-				 struct folio *folio);
+/*
+ * The pages of a range that are allocated and that a conversion changes, in
+ * ascending order and without references.  A reference would make
+ * memory_failure() report a page with a user that it does not know.  Nothing
+ * takes pages out of the file while the invalidate lock is held for write, see
+ * kvm_gmem_release_folio() for who else might, so neither the pages nor the
+ * nodes of the page cache's tree go away, and the walk may sleep.
+ */
+struct kvm_gmem_change_iter {
+	struct xa_state xas;
+	struct kvm_gmem_attrs_span span;
+	unsigned int nr_seen;
+};
 
-int kvm_gmem_take_a_break(struct kvm_gmem_conversion *c, unsigned int *nr_steps);
-int kvm_gmem_walk_folios(struct kvm_gmem_conversion *c, kvm_gmem_folio_fn fn);
-int kvm_gmem_evict_host_users(struct kvm_gmem_conversion *c);
+struct folio *kvm_gmem_next_change(struct kvm_gmem_conversion *c,
+				   struct kvm_gmem_change_iter *iter, pgoff_t last);
+
+#define kvm_gmem_for_each_change(folio, c, first, last)				\
+	for (struct kvm_gmem_change_iter __iter = {				\
+		.xas = __XA_STATE(&(c)->inode->i_mapping->i_pages, first, 0, 0)	\
+	     }; ((folio) = kvm_gmem_next_change(c, &__iter, last));)
+
+int kvm_gmem_drop_host_refs(struct kvm_gmem_conversion *c);
+void kvm_gmem_host_refs_dropped(struct kvm_gmem_conversion *c);
 void kvm_gmem_wait_unlocked(struct kvm_gmem_conversion *c);
 
 #endif /* __KVM_GUEST_MEMFD_CONVERT_H__ */

@@ -303,12 +303,6 @@ FIXTURE_TEARDOWN(abi)
 	gmem_vm_free(&self->g);
 }
 
-static bool all_shared(struct gmem_vm *g)
-{
-	return !madvise(g->mem, (u64)g->nr_pages * g->vm->page_size,
-			MADV_POPULATE_WRITE);
-}
-
 TEST_F(abi, other_ioctls_are_refused)
 {
 	static const unsigned int other[] = {
@@ -336,7 +330,7 @@ TEST_F(abi, other_ioctls_are_refused)
 		ASSERT_EQ(-1, ioctl(g->fd, other[i], NULL));
 		ASSERT_EQ(ENOTTY, errno);
 	}
-	ASSERT_TRUE(all_shared(g));
+	ASSERT_TRUE(gmem_vm_host_can_access_all(g, 0, NR_PAGES));
 
 	ASSERT_NE(0, ioctl(g->vm->kvm_fd, KVM_SET_MEMORY_ATTRIBUTES2, NULL));
 	ASSERT_NE(0, ioctl(g->vcpu->fd, KVM_SET_MEMORY_ATTRIBUTES2, NULL));
@@ -367,7 +361,7 @@ TEST_F(abi, unreadable_struct)
 	attrs = range(0, PAGE_SIZE, PRIVATE);
 	memcpy(page + PAGE_SIZE - size + 8, &attrs, size - 8);
 	ASSERT_EQ(EFAULT, set_attrs(g->fd, (void *)(page + PAGE_SIZE - size + 8)));
-	ASSERT_TRUE(all_shared(g));
+	ASSERT_TRUE(gmem_vm_host_can_access_all(g, 0, NR_PAGES));
 
 	/* The struct is not written on success, nor if it is refused. */
 	memcpy(page + PAGE_SIZE - size, &attrs, size);
@@ -437,7 +431,7 @@ TEST_F(abi, invalid_fields)
 	attrs.flags = 0;
 	EXPECT_UNTOUCHED(EINVAL, g->fd, &attrs);
 
-	ASSERT_TRUE(all_shared(g));
+	ASSERT_TRUE(gmem_vm_host_can_access_all(g, 0, NR_PAGES));
 }
 
 /* Doing nothing: no unmapping, no zapping, and nobody is in the way. */
@@ -513,7 +507,7 @@ TEST_F(abi, busy_page)
 	/* To shared, nobody is in the way. */
 	attrs = range(0, DATA_SIZE, 0);
 	EXPECT_UNTOUCHED(0, g->fd, &attrs);
-	ASSERT_TRUE(all_shared(g));
+	ASSERT_TRUE(gmem_vm_host_can_access_all(g, 0, NR_PAGES));
 	kvm_close(pin);
 }
 

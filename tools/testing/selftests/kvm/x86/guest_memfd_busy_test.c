@@ -13,7 +13,6 @@
 #include <fcntl.h>
 #include <pthread.h>
 #include <sched.h>
-#include <setjmp.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
@@ -28,6 +27,7 @@
 #include <linux/falloc.h>
 #include <linux/sizes.h>
 
+#include "gmem_util.h"
 #include "gmem_vm.h"
 #include "kvm_util.h"
 #include "processor.h"
@@ -52,26 +52,12 @@ static struct {
 	bool stop;
 } host;
 
-static __thread sigjmp_buf sigbus_env;
-
-static void thread_sigbus(int sig)
-{
-	siglongjmp(sigbus_env, 1);
-}
-
 /* A plain access, which is a SIGBUS whenever the page is private. */
 static u64 host_touch(u64 n)
 {
 	u64 *hva = gmem_vm_hva(host.g, n % NR_PAGES);
 
-	if (sigsetjmp(sigbus_env, 1))
-		return 0;
-
-	if (n & 1)
-		WRITE_ONCE(*hva, n);
-	else
-		(void)READ_ONCE(*hva);
-	return 1;
+	return n & 1 ? try_write(hva, n) : try_read(hva, &n);
 }
 
 static u64 host_populate(u64 n)
@@ -221,11 +207,6 @@ FIXTURE_TEARDOWN(busy)
 	gmem_vm_free(&self->g);
 }
 
-static u64 elapsed_ms(struct timespec start)
-{
-	return timespec_to_ns(timespec_elapsed(start)) / 1000000;
-}
-
 /* A process of its own has page tables of its own, and its own TLBs. */
 static pid_t fork_host_process(void)
 {
@@ -258,14 +239,13 @@ static void race_with_users(struct __test_metadata *_metadata,
 			    struct gmem_vm *g, struct gmem_vm_hammer *hammers,
 			    struct host_user *users, int nr_users)
 {
-	struct sigaction sa = { .sa_handler = thread_sigbus };
 	struct kvm_random_state rng = new_kvm_random_state(kvm_random_seed);
 	u64 round, ms, minutes = 0, worst = 0;
 	struct timespec start, call;
 	int page = 0, nr = 0, i, status, r = 0, error_page = 0, nr_mapped = 0;
 	pid_t child;
 
-	sigaction(SIGBUS, &sa, NULL);
+	catch_sigbus();
 	child = fork_host_process();
 	gmem_vm_hammer_start(g, hammers, NR_VCPUS, HAMMER_LOSSLESS);
 	for (i = 0; i < nr_users; i++)
@@ -383,8 +363,8 @@ TEST_F_TIMEOUT(busy, overlapping_users_are_not, 3600)
 }
 
 /*
- * But who holds on to a page is not to be missed among all the others, though
- * that takes longer, and at times it is one of these that is named.
+ * A lasting pin must not be missed among all the others, though at times it is
+ * one of these that is named.
  */
 TEST_F(busy, who_stays_among_them_is)
 {
@@ -404,18 +384,17 @@ TEST_F(busy, who_stays_among_them_is)
 		kvm_pthread_create(&users[i].thread, NULL, host_user, &users[i]);
 	}
 
-	for (i = 0; i < 10 && nr_named < 3; i++) {
+	for (i = 0; i < 20 && nr_named < 3; i++) {
 		clock_gettime(CLOCK_MONOTONIC, &start);
 		ASSERT_EQ(EAGAIN, gmem_vm_convert(g, 0, NR_PAGES, PRIVATE, &error_page));
 		ms = elapsed_ms(start);
-		ASSERT_GT(4000, ms);
+		ASSERT_GT(1000, ms);
 		worst = max_t(u64, worst, ms);
 		nr_named += error_page == NR_PAGES - 1;
 	}
 	TH_LOG("%d of %d calls named the page, the longest took %lu ms",
 	       nr_named, i, worst);
 	ASSERT_EQ(3, nr_named);
-	ASSERT_LT(1500, worst);
 
 	WRITE_ONCE(host.stop, true);
 	for (i = 0; i < ARRAY_SIZE(users); i++)

@@ -16,6 +16,7 @@
 
 #include <linux/falloc.h>
 
+#include "gmem_util.h"
 #include "gmem_vm.h"
 #include "hwpoison.h"
 #include "kvm_util.h"
@@ -27,64 +28,10 @@
 #define NR_PAGES	16
 #define DATA_SIZE	(NR_PAGES * PAGE_SIZE)
 
-struct fdinfo {
-	u64 size;
-	u64 flags;
-	u64 shared;
-	u64 private;
-	u64 ranges;
-	u64 allocated;
-	u64 poisoned;
-};
-
-/* Fails if a line is missing, or is there twice. */
-static struct fdinfo read_fdinfo(pid_t pid, int fd)
-{
-	struct fdinfo info = {};
-	struct {
-		const char *key;
-		u64 *value;
-		int nr_lines;
-	} lines[] = {
-		{ "gmem-size:\t", &info.size },
-		{ "gmem-flags:\t0x", &info.flags },
-		{ "gmem-shared:\t", &info.shared },
-		{ "gmem-private:\t", &info.private },
-		{ "gmem-ranges:\t", &info.ranges },
-		{ "gmem-pages-allocated:\t", &info.allocated },
-		{ "gmem-pages-poisoned:\t", &info.poisoned },
-	};
-	char path[64], line[128];
-	FILE *f;
-	int i;
-
-	snprintf(path, sizeof(path), "/proc/%d/fdinfo/%d", pid, fd);
-	f = fopen(path, "r");
-	TEST_ASSERT(f, "Cannot open %s", path);
-
-	while (fgets(line, sizeof(line), f)) {
-		for (i = 0; i < ARRAY_SIZE(lines); i++) {
-			size_t len = strlen(lines[i].key);
-
-			if (strncmp(line, lines[i].key, len))
-				continue;
-			*lines[i].value = strtoull(line + len, NULL,
-						   lines[i].value == &info.flags ? 16 : 10);
-			lines[i].nr_lines++;
-		}
-	}
-	fclose(f);
-
-	for (i = 0; i < ARRAY_SIZE(lines); i++)
-		TEST_ASSERT(lines[i].nr_lines == 1, "%d lines '%s' in %s",
-			    lines[i].nr_lines, lines[i].key, path);
-	return info;
-}
-
 /* Of a file of NR_PAGES that has the flags of gmem_vm_create(). */
 #define EXPECT_FDINFO(fd, nr_private, nr_ranges, nr_allocated, nr_poisoned)	\
 do {										\
-	struct fdinfo __info = read_fdinfo(getpid(), fd);			\
+	struct gmem_fdinfo __info = gmem_read_fdinfo(getpid(), fd);			\
 	u64 __private = (nr_private) * PAGE_SIZE;				\
 										\
 	EXPECT_EQ(DATA_SIZE, __info.size);					\
@@ -150,7 +97,7 @@ TEST(every_file_and_vm)
 	static const u64 sizes[] = { PAGE_SIZE, DATA_SIZE, 1ull << 46 };
 	const unsigned long types[] = { KVM_X86_DEFAULT_VM, KVM_X86_SW_PROTECTED_VM };
 	u64 flags, valid, expected[NR_STATS] = {};
-	struct fdinfo info;
+	struct gmem_fdinfo info;
 	struct kvm_vm *vm;
 	int t, i, fd;
 
@@ -170,7 +117,7 @@ TEST(every_file_and_vm)
 			fd = vm_create_guest_memfd(vm, size, flags);
 			kvm_fallocate(fd, FALLOC_FL_KEEP_SIZE, size - PAGE_SIZE,
 				      PAGE_SIZE);
-			info = read_fdinfo(getpid(), fd);
+			info = gmem_read_fdinfo(getpid(), fd);
 			EXPECT_EQ(size, info.size);
 			EXPECT_EQ(flags, info.flags);
 			EXPECT_EQ(flags & GUEST_MEMFD_FLAG_INIT_SHARED ? 0 : size,
@@ -239,7 +186,7 @@ TEST_F(observe, fdinfo_follows_conversions)
 		nr = 1 + kvm_random_u32(&rng) % (NR_PAGES - page);
 		gmem_set_attributes(fd, page * PAGE_SIZE, nr * PAGE_SIZE,
 				    kvm_random_bool(&rng) ? PRIVATE : 0);
-		ASSERT_GE(NR_PAGES, read_fdinfo(getpid(), fd).ranges);
+		ASSERT_GE(NR_PAGES, gmem_read_fdinfo(getpid(), fd).ranges);
 	}
 	gmem_set_shared(fd, 0, DATA_SIZE);
 	EXPECT_FDINFO(fd, 0, 1, 0, 0);
@@ -270,20 +217,12 @@ TEST_F(observe, fdinfo_counts_pages)
 	EXPECT_FDINFO(g->fd, 8, 2, 0, 0);
 }
 
-static void *unpin_later(void *pin)
-{
-	usleep(50000);
-	kvm_close((int)(long)pin);
-	return NULL;
-}
-
 TEST_F(observe, pinned_page)
 {
 	u64 expected[NR_STATS] = {};
 	struct gmem_vm *g = &self->g;
 	pthread_t thread;
-	long pin;
-	int i;
+	int pin, i;
 
 	if (!gmem_vm_can_pin())
 		SKIP(return, "CONFIG_GUP_TEST is not enabled");
@@ -304,7 +243,7 @@ TEST_F(observe, pinned_page)
 	}
 
 	/* A conversion that takes several attempts is a single one. */
-	kvm_pthread_create(&thread, NULL, unpin_later, (void *)pin);
+	close_later(&thread, pin, 50);
 	ASSERT_EQ(0, convert(g->fd, 0, NR_PAGES, PRIVATE));
 	kvm_pthread_join(thread, NULL);
 	expected[TO_PRIVATE]++;
@@ -397,11 +336,11 @@ static bool stop_looking;
 static void *look(void *arg)
 {
 	struct gmem_vm *g = arg;
-	struct fdinfo info;
+	struct gmem_fdinfo info;
 	u64 nr_looks = 0;
 
 	for (; !READ_ONCE(stop_looking); nr_looks++) {
-		info = read_fdinfo(getpid(), g->fd);
+		info = gmem_read_fdinfo(getpid(), g->fd);
 		TEST_ASSERT(info.private <= DATA_SIZE &&
 			    info.private + info.shared == DATA_SIZE &&
 			    info.ranges >= 1 && info.ranges <= NR_PAGES &&
@@ -446,14 +385,14 @@ TEST_F(observe, fdinfo_of_another_process)
 {
 	struct gmem_vm *g = &self->g;
 	pid_t parent = getpid(), pid;
-	struct fdinfo info;
+	struct gmem_fdinfo info;
 	int status;
 
 	gmem_set_private(g->fd, 0, 3 * PAGE_SIZE);
 	pid = fork();
 	if (!pid) {
 		kvm_close(g->fd);
-		info = read_fdinfo(parent, g->fd);
+		info = gmem_read_fdinfo(parent, g->fd);
 		_exit(info.size != DATA_SIZE || info.private != 3 * PAGE_SIZE);
 	}
 	ASSERT_EQ(pid, waitpid(pid, &status, 0));

@@ -5,16 +5,14 @@
  */
 #include <errno.h>
 #include <pthread.h>
-#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
-#include <sys/stat.h>
-#include <sys/time.h>
 #include <time.h>
 #include <unistd.h>
 
+#include "gmem_util.h"
 #include "gmem_vm.h"
 #include "hwpoison.h"
 #include "kvm_util.h"
@@ -26,7 +24,12 @@
 #define DATA_SIZE	(NR_PAGES * PAGE_SIZE)
 #define RACE_PAGES	1024
 #define PRIVATE		KVM_MEMORY_ATTRIBUTE_PRIVATE
-#define TRACE_DIR	"/sys/kernel/tracing/instances/gmem_pin"
+
+/*
+ * The least that tells 150 ms, within which a pin is to be reported, from
+ * several times that, and leaves some room for slow machines.
+ */
+#define REPORT_MS	400
 
 FIXTURE(pin) {
 	struct gmem_vm g;
@@ -49,12 +52,7 @@ FIXTURE_TEARDOWN(pin)
 	gmem_vm_free(&self->g);
 }
 
-static u64 elapsed_ms(struct timespec start)
-{
-	return timespec_to_ns(timespec_elapsed(start)) / 1000000;
-}
-
-/* Found soon, also by those who repeat their request for ever. */
+/* Reported soon, also if the request is repeated indefinitely. */
 TEST_F(pin, is_found_soon)
 {
 	struct gmem_vm *g = &self->g;
@@ -73,7 +71,7 @@ TEST_F(pin, is_found_soon)
 	ASSERT_EQ(EAGAIN, gmem_vm_convert(g, 2, 12, PRIVATE, &error_page));
 	first_ms = elapsed_ms(start);
 	ASSERT_EQ(5, error_page);
-	ASSERT_GT(2000, first_ms);
+	ASSERT_GT(REPORT_MS, first_ms);
 
 	clock_gettime(CLOCK_MONOTONIC, &start);
 	do {
@@ -84,7 +82,7 @@ TEST_F(pin, is_found_soon)
 	ms = elapsed_ms(start) / nr_calls;
 	TH_LOG("the first call took %lu ms, %d repeated ones %lu ms each",
 	       first_ms, nr_calls, ms);
-	ASSERT_GT(2000, ms);
+	ASSERT_GT(REPORT_MS, ms);
 
 	for (i = 0; i < NR_PAGES; i++)
 		ASSERT_TRUE(gmem_vm_host_can_access(g, i));
@@ -102,6 +100,35 @@ TEST_F(pin, is_found_soon)
 	ASSERT_EQ(0, gmem_vm_convert(g, 2, 14, PRIVATE, &error_page));
 	for (i = 0; i < NR_PAGES; i++)
 		ASSERT_EQ(i < 2, gmem_vm_host_can_access(g, i));
+}
+
+/* A VMM that unpins pages one by one, as error_offset says, is done soon. */
+TEST_F(pin, dropped_one_by_one)
+{
+	struct gmem_vm *g = &self->g;
+	int pins[NR_PAGES], i, error_page, r;
+	struct timespec start;
+
+	memset(g->mem, 0xaa, DATA_SIZE);
+	for (i = 0; i < NR_PAGES; i++) {
+		pins[i] = gmem_vm_pin(g, i, 1);
+		ASSERT_LE(0, pins[i]);
+	}
+
+	start = time_now();
+	for (i = 0; i < NR_PAGES; i++) {
+		r = gmem_vm_convert(g, 0, NR_PAGES, PRIVATE, &error_page);
+		ASSERT_EQ(EAGAIN, r);
+		ASSERT_LE(0, error_page);
+		ASSERT_GT(NR_PAGES, error_page);
+		ASSERT_LE(0, pins[error_page]);
+		kvm_close(pins[error_page]);
+		pins[error_page] = -1;
+	}
+	ASSERT_EQ(0, gmem_vm_convert(g, 0, NR_PAGES, PRIVATE, &error_page));
+	TH_LOG("%d pins dropped in %lu ms", i, elapsed_ms(start));
+	/* 2 s, and as much again for slow machines. */
+	ASSERT_GT(4000, elapsed_ms(start));
 }
 
 /* Which page it is, is told in full. */
@@ -155,26 +182,18 @@ TEST_F(pin, is_found_among_many)
 	gmem_vm_free(&g);
 }
 
-static void *unpin_later(void *fd)
-{
-	usleep(50000);
-	kvm_close((int)(long)fd);
-	return NULL;
-}
-
 /* A pin that goes away while the conversion is waiting is waited for. */
 TEST_F(pin, going_away_is_waited_for)
 {
 	struct gmem_vm *g = &self->g;
 	pthread_t thread;
-	int i, error_page;
-	long pin;
+	int i, error_page, pin;
 
 	for (i = 0; i < 4; i++) {
 		*gmem_vm_hva(g, i) = 0x1111;
 		pin = gmem_vm_pin(g, i, 1);
 		ASSERT_LE(0, pin);
-		kvm_pthread_create(&thread, NULL, unpin_later, (void *)pin);
+		close_later(&thread, pin, 50);
 		ASSERT_EQ(0, gmem_vm_convert(g, 0, NR_PAGES, PRIVATE, &error_page));
 		kvm_pthread_join(thread, NULL);
 		gmem_set_shared(g->fd, 0, DATA_SIZE);
@@ -230,7 +249,7 @@ TEST_F(pin, lets_others_fault)
 	TH_LOG("%lu faults during %d calls, the longest took %lu ms",
 	       nr_faults, i, f.worst_ms);
 	ASSERT_LE(10 * i, nr_faults);
-	ASSERT_GT(500, f.worst_ms);
+	ASSERT_GT(100, f.worst_ms);
 }
 
 /* A page that was busy for long is like any other once it is not. */
@@ -239,8 +258,7 @@ TEST_F(pin, leaves_no_grudge)
 	struct gmem_vm *g = &self->g;
 	struct timespec start;
 	pthread_t thread;
-	int error_page;
-	long pin;
+	int error_page, pin;
 
 	*gmem_vm_hva(g, 3) = 0x1111;
 	pin = gmem_vm_pin(g, 3, 1);
@@ -250,12 +268,12 @@ TEST_F(pin, leaves_no_grudge)
 	kvm_close(pin);
 	clock_gettime(CLOCK_MONOTONIC, &start);
 	ASSERT_EQ(0, gmem_vm_convert(g, 0, NR_PAGES, PRIVATE, &error_page));
-	ASSERT_GT(500, elapsed_ms(start));
+	ASSERT_GT(REPORT_MS / 2, elapsed_ms(start));
 	gmem_set_shared(g->fd, 0, DATA_SIZE);
 
 	pin = gmem_vm_pin(g, 3, 1);
 	ASSERT_LE(0, pin);
-	kvm_pthread_create(&thread, NULL, unpin_later, (void *)pin);
+	close_later(&thread, pin, 50);
 	ASSERT_EQ(0, gmem_vm_convert(g, 0, NR_PAGES, PRIVATE, &error_page));
 	kvm_pthread_join(thread, NULL);
 }
@@ -357,186 +375,6 @@ TEST_F(pin, is_not_missed)
 	TH_LOG("%d pins during %d conversions", p.nr_pins, rounds);
 	EXPECT_EQ(0, p.nr_missed);
 	EXPECT_LT(0, p.nr_pins);
-}
-
-static int trace_drains(void)
-{
-	mkdir(TRACE_DIR, 0700);
-	return gmem_vm_write_file(TRACE_DIR "/events/workqueue/workqueue_queue_work/enable",
-				  "1");
-}
-
-/*
- * Workers of other CPUs that were made to drain their LRU caches since the
- * last time, as seen by the workqueue.
- */
-static int count_drains(void)
-{
-	FILE *f = fopen(TRACE_DIR "/trace", "r");
-	char line[512];
-	int nr = 0;
-
-	TEST_ASSERT(f, "Cannot open the trace");
-	while (fgets(line, sizeof(line), f))
-		nr += !!strstr(line, "lru_add_drain_per_cpu");
-	fclose(f);
-
-	/* Opening it this way is what empties it. */
-	f = fopen(TRACE_DIR "/trace", "w");
-	TEST_ASSERT(f, "Cannot empty the trace");
-	fclose(f);
-	return nr;
-}
-
-static bool stop_filling;
-
-static void *fill_lru_caches(void *arg)
-{
-	char *mem = kvm_mmap(64 * PAGE_SIZE, PROT_READ | PROT_WRITE,
-			     MAP_PRIVATE | MAP_ANONYMOUS, -1);
-	int i;
-
-	/* A CPU whose caches are empty would be spared. */
-	pin_self_to_cpu(1);
-	while (!READ_ONCE(stop_filling)) {
-		for (i = 0; i < 64; i++)
-			WRITE_ONCE(mem[i * PAGE_SIZE], 1);
-		madvise(mem, 64 * PAGE_SIZE, MADV_DONTNEED);
-	}
-	return NULL;
-}
-
-/*
- * A few in a row are fine, then one each 100 ms, of all CPUs but the one that
- * asks for it, which begins with its own cache.
- */
-static int max_drains(struct timespec start)
-{
-	return (elapsed_ms(start) / 100 + 10) *
-	       (sysconf(_SC_NPROCESSORS_ONLN) - 1);
-}
-
-static void ignore_signal(int sig)
-{
-}
-
-/* A VMM that repeats its request must not make all CPUs drain for ever. */
-TEST_F(pin, repeated_requests_drain_rarely)
-{
-	struct itimerval timer = {
-		.it_value.tv_usec = 5000,
-		.it_interval.tv_usec = 5000,
-	};
-	struct sigaction sa = { .sa_handler = ignore_signal };
-	struct gmem_vm *g = &self->g;
-	int pin, calls, drains, error_page, r;
-	struct timespec start;
-	pthread_t thread;
-
-	if (sysconf(_SC_NPROCESSORS_ONLN) < 2)
-		SKIP(return, "only one CPU");
-
-	if (trace_drains())
-		SKIP(return, "no tracing of workqueues");
-
-	pin_self_to_cpu(0);
-	kvm_pthread_create(&thread, NULL, fill_lru_caches, NULL);
-	*gmem_vm_hva(g, 0) = 1;
-	pin = gmem_vm_pin(g, 0, 1);
-	ASSERT_LE(0, pin);
-
-	clock_gettime(CLOCK_MONOTONIC, &start);
-	ASSERT_EQ(EAGAIN, gmem_vm_convert(g, 0, 1, PRIVATE, &error_page));
-	drains = count_drains();
-	TH_LOG("the first call made %d CPUs drain", drains);
-	EXPECT_GE(max_drains(start), drains);
-
-	/* Those who don't even wait for the answer can try the most often. */
-	sigaction(SIGALRM, &sa, NULL);
-	setitimer(ITIMER_REAL, &timer, NULL);
-	clock_gettime(CLOCK_MONOTONIC, &start);
-	for (calls = 0; elapsed_ms(start) < 4000; calls++) {
-		r = gmem_vm_convert(g, 0, 1, PRIVATE, &error_page);
-		ASSERT_TRUE(r == EAGAIN || r == EINTR);
-	}
-	drains = count_drains();
-	TH_LOG("%d more calls made %d CPUs drain", calls, drains);
-	EXPECT_GE(max_drains(start), drains);
-	/* Or else there is something wrong with the way to count them. */
-	EXPECT_LT(0, drains);
-	timer = (struct itimerval) {};
-	setitimer(ITIMER_REAL, &timer, NULL);
-
-	WRITE_ONCE(stop_filling, true);
-	kvm_pthread_join(thread, NULL);
-	kvm_close(pin);
-	rmdir(TRACE_DIR);
-}
-
-struct toucher {
-	char *mem;
-	pthread_barrier_t barrier;
-};
-
-/* Has each page in the LRU cache of CPU 1 by the time that it is to change. */
-static void *touch_on_cpu_1(void *arg)
-{
-	struct toucher *t = arg;
-
-	pin_self_to_cpu(1);
-	for (;;) {
-		pthread_barrier_wait(&t->barrier);
-		if (READ_ONCE(stop_filling))
-			return NULL;
-
-		WRITE_ONCE(*t->mem, 1);
-		pthread_barrier_wait(&t->barrier);
-	}
-}
-
-/*
- * Nor may one whose requests succeed, each with a page that takes a drain, and
- * each in a file of its own.  They wait for their turn, but not for so long that
- * they would fail.
- */
-TEST_F(pin, successful_requests_drain_rarely)
-{
-	u64 flags = GUEST_MEMFD_FLAG_MMAP | GUEST_MEMFD_FLAG_INIT_SHARED;
-	struct timespec start;
-	struct toucher t;
-	pthread_t thread;
-	int fd, calls, drains;
-
-	if (sysconf(_SC_NPROCESSORS_ONLN) < 2)
-		SKIP(return, "only one CPU");
-
-	if (trace_drains())
-		SKIP(return, "no tracing of workqueues");
-
-	pin_self_to_cpu(0);
-	pthread_barrier_init(&t.barrier, NULL, 2);
-	kvm_pthread_create(&thread, NULL, touch_on_cpu_1, &t);
-
-	clock_gettime(CLOCK_MONOTONIC, &start);
-	for (calls = 0; elapsed_ms(start) < 4000; calls++) {
-		fd = vm_create_guest_memfd(self->g.vm, PAGE_SIZE, flags);
-		t.mem = kvm_mmap(PAGE_SIZE, PROT_READ | PROT_WRITE, MAP_SHARED, fd);
-		pthread_barrier_wait(&t.barrier);
-		pthread_barrier_wait(&t.barrier);
-
-		gmem_set_private(fd, 0, PAGE_SIZE);
-		kvm_munmap(t.mem, PAGE_SIZE);
-		kvm_close(fd);
-	}
-	drains = count_drains();
-	TH_LOG("%d calls made %d CPUs drain", calls, drains);
-	EXPECT_GE(max_drains(start), drains);
-	EXPECT_LT(0, drains);
-
-	WRITE_ONCE(stop_filling, true);
-	pthread_barrier_wait(&t.barrier);
-	kvm_pthread_join(thread, NULL);
-	rmdir(TRACE_DIR);
 }
 
 TEST_HARNESS_MAIN

@@ -200,7 +200,7 @@ TEST_F(poison, strikes_during_a_wait)
 		pin = gmem_vm_pin(g, pinned[i], 1);
 		ASSERT_LE(0, pin);
 		kvm_pthread_create(&thread, NULL, convert_all, g);
-		usleep(100000);
+		usleep(30000);
 		poison(_metadata, g);
 		kvm_pthread_join(thread, &result);
 		ASSERT_EQ(POISONED, (long)result);

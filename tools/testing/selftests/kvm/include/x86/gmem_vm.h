@@ -82,8 +82,12 @@ static inline u64 *gmem_vm_hva(struct gmem_vm *g, int page)
 int gmem_vm_convert(struct gmem_vm *g, int page, int nr, u64 attributes,
 		    int *error_page);
 
-/* Whether the host may access a page, without SIGBUS if it may not. */
+/*
+ * Return true if the host may access a page, or all of several pages, without
+ * SIGBUS if it may not.  Pages that it may access are mapped afterwards.
+ */
 bool gmem_vm_host_can_access(struct gmem_vm *g, int page);
+bool gmem_vm_host_can_access_all(struct gmem_vm *g, int page, int nr);
 
 /* The host's frame number of a shared page; needs CAP_SYS_ADMIN. */
 u64 gmem_vm_host_pfn(struct gmem_vm *g, int page);

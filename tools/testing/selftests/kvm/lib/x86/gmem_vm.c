@@ -10,6 +10,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "gmem_util.h"
 #include "gmem_vm.h"
 #include "hwpoison.h"
 #include "processor.h"
@@ -218,6 +219,12 @@ bool gmem_vm_host_can_access(struct gmem_vm *g, int page)
 	return !r;
 }
 
+bool gmem_vm_host_can_access_all(struct gmem_vm *g, int page, int nr)
+{
+	return !madvise(gmem_vm_hva(g, page), (u64)nr * g->vm->page_size,
+			MADV_POPULATE_WRITE);
+}
+
 u64 gmem_vm_host_pfn(struct gmem_vm *g, int page)
 {
 	u64 *hva = gmem_vm_hva(g, page);
@@ -269,17 +276,14 @@ int gmem_vm_write_file(const char *path, const char *text)
 	return r;
 }
 
-static void ignore_signal(int sig)
-{
-}
-
 int gmem_vm_poison(struct gmem_vm *g, int page)
 {
 	/* What madvise() hits is "accessed" by the caller, hence a signal. */
-	struct sigaction sa = { .sa_handler = ignore_signal }, old;
+	struct sigaction old;
 	int r;
 
-	sigaction(SIGBUS, &sa, &old);
+	sigaction(SIGBUS, NULL, &old);
+	ignore_signal(SIGBUS, 0);
 	r = madvise(gmem_vm_hva(g, page), g->vm->page_size, MADV_HWPOISON);
 	if (r)
 		r = -errno;
@@ -348,9 +352,7 @@ void gmem_vm_hammer_start(struct gmem_vm *g, struct gmem_vm_hammer *hammers,
 /* It may be stuck in KVM, or its guest where it gets no further. */
 static void gmem_vm_hammer_give_up(struct gmem_vm_hammer *h)
 {
-	struct sigaction sa = { .sa_handler = ignore_signal };
-
-	sigaction(SIGUSR1, &sa, NULL);
+	ignore_signal(SIGUSR1, 0);
 	WRITE_ONCE(h->vcpu->run->immediate_exit, 1);
 	pthread_kill(h->thread, SIGUSR1);
 	kvm_pthread_join(h->thread, NULL);

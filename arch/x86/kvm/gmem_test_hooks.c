@@ -1,0 +1,208 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * Test guest_memfd's use of the hooks for confidential VMs without hardware.
+ *
+ * A fake of SNP's RMP: private pages of a software-protected VM are assigned to
+ * the guest when it first gets them, and have to be released before the host may
+ * touch them again.  Each hook checks that it is called when hardware would need
+ * it to be, and can be made to fail.
+ */
+#include <linux/debugfs.h>
+#include <linux/fault-inject.h>
+#include <linux/kvm_host.h>
+#include <linux/mm.h>
+#include <linux/pagemap.h>
+#include <linux/slab.h>
+#include <linux/xarray.h>
+
+#include "gmem_test_hooks.h"
+#include "../../../virt/kvm/guest_memfd.h"
+
+struct kvm_gmem_test_page {
+	pgoff_t index;
+	/* Flushes of the VM's TLBs before the guest had the page. */
+	u64 nr_flushes;
+};
+
+/* The pages that belong to guests, by pfn. */
+static DEFINE_XARRAY(kvm_gmem_test_pages);
+
+static atomic_t kvm_gmem_test_nr_assigned = ATOMIC_INIT(0);
+static atomic_t kvm_gmem_test_nr_released = ATOMIC_INIT(0);
+static atomic_t kvm_gmem_test_nr_unflushed = ATOMIC_INIT(0);
+static atomic_t kvm_gmem_test_nr_leaked = ATOMIC_INIT(0);
+
+static DECLARE_FAULT_ATTR(kvm_gmem_test_fail_alloc);
+static DECLARE_FAULT_ATTR(kvm_gmem_test_fail_make_private);
+static DECLARE_FAULT_ATTR(kvm_gmem_test_fail_release);
+static DECLARE_FAULT_ATTR(kvm_gmem_test_fail_zap);
+
+static struct dentry *kvm_gmem_test_dir;
+
+static bool kvm_gmem_test_folio_is_private(struct folio *folio)
+{
+	return kvm_gmem_attrs_is_private(&GMEM_I(folio->mapping->host)->attrs,
+					 folio->index);
+}
+
+int kvm_gmem_test_make_private(struct kvm *kvm, kvm_pfn_t pfn, kvm_pfn_t nr_pages)
+{
+	struct folio *folio = pfn_folio(pfn);
+	struct kvm_gmem_test_page *page;
+	int r;
+
+	if (kvm->arch.vm_type != KVM_X86_SW_PROTECTED_VM)
+		return 0;
+
+	WARN_ON_ONCE(nr_pages != 1);
+	WARN_ON_ONCE(!folio_test_locked(folio));
+	WARN_ON_ONCE(folio_mapped(folio));
+	WARN_ON_ONCE(!kvm_gmem_test_folio_is_private(folio));
+
+	page = xa_load(&kvm_gmem_test_pages, pfn);
+	if (page) {
+		/* Else it has been freed without having been released. */
+		WARN_ON_ONCE(page->index != folio->index);
+		return 0;
+	}
+
+	if (should_fail(&kvm_gmem_test_fail_make_private, 1))
+		return -EINVAL;
+
+	if (should_fail(&kvm_gmem_test_fail_alloc, 1))
+		return -ENOMEM;
+
+	page = kmalloc_obj(*page, GFP_KERNEL_ACCOUNT);
+	if (!page)
+		return -ENOMEM;
+
+	page->index = folio->index;
+	page->nr_flushes = READ_ONCE(kvm->stat.generic.remote_tlb_flush_requests);
+
+	r = xa_insert(&kvm_gmem_test_pages, pfn, page, GFP_KERNEL_ACCOUNT);
+	if (r)
+		kfree(page);
+	else
+		atomic_inc(&kvm_gmem_test_nr_assigned);
+	return r;
+}
+
+static void kvm_gmem_test_check_zapped(struct kvm *kvm, struct kvm_memory_slot *slot,
+				       struct kvm_gmem_test_page *page)
+{
+	gfn_t gfn = slot->base_gfn + page->index - slot->gmem.pgoff;
+	struct kvm_gfn_range range = {
+		.start = gfn,
+		.end = gfn + 1,
+		.slot = slot,
+		.attr_filter = KVM_FILTER_PRIVATE,
+	};
+
+	guard(write_lock)(&kvm->mmu_lock);
+
+	/* The guest must not be able to map the page again. */
+	if (WARN_ON_ONCE(!mmu_invalidate_retry_gfn(kvm, kvm->mmu_invalidate_seq, gfn)))
+		return;
+
+	/* Zap once more, there must be nothing left. */
+	if (WARN_ON_ONCE(kvm_unmap_gfn_range(kvm, &range)))
+		kvm_flush_remote_tlbs(kvm);
+
+	/* Not necessarily wrong, the guest need not have mapped the page. */
+	if (page->nr_flushes == READ_ONCE(kvm->stat.generic.remote_tlb_flush_requests))
+		atomic_inc(&kvm_gmem_test_nr_unflushed);
+}
+
+/* A page becomes shared, as opposed to being removed from the file. */
+static void kvm_gmem_test_check_conversion(struct folio *folio,
+					   struct kvm_gmem_test_page *page)
+{
+	struct inode *inode = folio->mapping->host;
+	struct kvm_memory_slot *slot;
+	struct gmem_file *f;
+
+	lockdep_assert_held_write(&inode->i_mapping->invalidate_lock);
+
+	WARN_ON_ONCE(!folio_test_locked(folio));
+	WARN_ON_ONCE(folio_mapped(folio));
+	WARN_ON_ONCE(!kvm_gmem_test_folio_is_private(folio));
+
+	kvm_gmem_for_each_file(f, inode) {
+		slot = xa_load(&f->bindings, folio->index);
+		if (slot)
+			kvm_gmem_test_check_zapped(f->kvm, slot, page);
+	}
+}
+
+int kvm_gmem_test_release(kvm_pfn_t pfn, kvm_pfn_t nr_pages)
+{
+	struct kvm_gmem_test_page *page = xa_load(&kvm_gmem_test_pages, pfn);
+	struct folio *folio = pfn_folio(pfn);
+
+	WARN_ON_ONCE(nr_pages != 1);
+
+	/* Not every private page has been touched by the guest. */
+	if (!page)
+		return 0;
+
+	if (folio->mapping)
+		kvm_gmem_test_check_conversion(folio, page);
+
+	if (should_fail(&kvm_gmem_test_fail_release, 1)) {
+		if (!folio->mapping)
+			atomic_inc(&kvm_gmem_test_nr_leaked);
+		return -EINVAL;
+	}
+
+	kfree(xa_erase(&kvm_gmem_test_pages, pfn));
+	atomic_dec(&kvm_gmem_test_nr_assigned);
+	atomic_inc(&kvm_gmem_test_nr_released);
+	return 0;
+}
+
+/* As if zapping the range had failed. */
+void kvm_gmem_test_invalidate(struct kvm *kvm)
+{
+	if (kvm->arch.vm_type == KVM_X86_SW_PROTECTED_VM &&
+	    should_fail(&kvm_gmem_test_fail_zap, 1))
+		kvm_vm_bugged(kvm);
+}
+
+void kvm_arch_gmem_check_host_fault(kvm_pfn_t pfn)
+{
+	WARN_ON_ONCE(xa_load(&kvm_gmem_test_pages, pfn));
+}
+
+void kvm_gmem_test_hooks_init(void)
+{
+	struct dentry *dir = debugfs_create_dir("kvm_gmem_test_hooks", NULL);
+
+	debugfs_create_atomic_t("assigned", 0444, dir, &kvm_gmem_test_nr_assigned);
+	debugfs_create_atomic_t("released", 0444, dir, &kvm_gmem_test_nr_released);
+	debugfs_create_atomic_t("unflushed", 0444, dir, &kvm_gmem_test_nr_unflushed);
+	debugfs_create_atomic_t("leaked", 0444, dir, &kvm_gmem_test_nr_leaked);
+
+	fault_create_debugfs_attr("fail_alloc", dir, &kvm_gmem_test_fail_alloc);
+	fault_create_debugfs_attr("fail_make_private", dir,
+				  &kvm_gmem_test_fail_make_private);
+	fault_create_debugfs_attr("fail_release", dir, &kvm_gmem_test_fail_release);
+	fault_create_debugfs_attr("fail_zap", dir, &kvm_gmem_test_fail_zap);
+
+	kvm_gmem_test_dir = dir;
+}
+
+void kvm_gmem_test_hooks_exit(void)
+{
+	struct kvm_gmem_test_page *page;
+	unsigned long pfn;
+
+	debugfs_remove(kvm_gmem_test_dir);
+
+	/* Leaked pages remain the guest's. */
+	WARN_ON_ONCE(atomic_read(&kvm_gmem_test_nr_assigned) !=
+		     atomic_read(&kvm_gmem_test_nr_leaked));
+
+	xa_for_each(&kvm_gmem_test_pages, pfn, page)
+		kfree(page);
+	xa_destroy(&kvm_gmem_test_pages);
+}

@@ -1,0 +1,296 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * Drop the host's references to pages of a guest_memfd before a conversion makes
+ * them private.
+ *
+ * A user of a page has a reference, which says nothing about whose it is and how
+ * long it stays.  Page table entries can be removed, LRU caches can be drained,
+ * and all others have to be waited for, see guest_memfd_wait.c.
+ */
+#include <linux/hrtimer.h>
+#include <linux/kvm_host.h>
+#include <linux/mm.h>
+#include <linux/pagemap.h>
+#include <linux/sched/signal.h>
+#include <linux/spinlock.h>
+#include <linux/swap.h>
+
+#include "guest_memfd.h"
+#include "guest_memfd_convert.h"
+
+/* Drains concern the whole machine, as does the budget for them. */
+static struct kvm_gmem_drain_budget kvm_gmem_drain_budget;
+static DEFINE_SPINLOCK(kvm_gmem_drain_lock);
+
+/*
+ * Return true if there are references other than those of the page cache and of
+ * page tables.  The answer can be wrong while mappings come and go.
+ */
+static bool kvm_gmem_folio_has_extra_refs(struct folio *folio)
+{
+	return folio_ref_count(folio) > folio_expected_ref_count(folio);
+}
+
+/*
+ * Return true if nobody on the host uses the page nor can begin to.  A fault in
+ * flight has a reference and turns it into that of a page table entry, so one
+ * look at the one number that has either in it is enough.  The reference that is
+ * left is the page cache's, all folios are of order 0.
+ */
+static bool kvm_gmem_folio_is_unused(struct folio *folio)
+{
+	return folio_ref_count(folio) == 1;
+}
+
+/* Sleep, in doses that grow, until somebody who has a reference may be done. */
+static void kvm_gmem_nap(unsigned int state, unsigned int *nap_us)
+{
+	ktime_t nap = us_to_ktime(*nap_us);
+
+	*nap_us = min(2 * *nap_us, 400);
+	set_current_state(state);
+	schedule_hrtimeout_range(&nap, nap / 2, HRTIMER_MODE_REL);
+}
+
+static bool kvm_gmem_drain_all(struct kvm_gmem_conversion *c, struct folio *folio)
+{
+	enum lru_cache_drained drained = LRU_CACHE_NOT_DRAINED;
+
+	/* Once is enough as long as the lock is held, there are no new users. */
+	if (c->drained)
+		return false;
+
+	scoped_guard(spinlock, &kvm_gmem_drain_lock) {
+		if (!kvm_gmem_drain_take(&kvm_gmem_drain_budget, ktime_get_ns()))
+			return false;
+		c->drains_spent_until = kvm_gmem_drain_budget.spent_until;
+	}
+
+	c->drained = true;
+	c->nr_drains++;
+	lru_cache_drain_for_folio(folio, 0, &drained);
+	return true;
+}
+
+/* The request succeeds, so what its drains have cost is not held against it. */
+void kvm_gmem_host_refs_dropped(struct kvm_gmem_conversion *c)
+{
+	if (!c->nr_drains)
+		return;
+
+	guard(spinlock)(&kvm_gmem_drain_lock);
+	kvm_gmem_drain_refund(&kvm_gmem_drain_budget, ktime_get_ns(), c->nr_drains,
+			      c->drains_spent_until);
+}
+
+static int kvm_gmem_unmap_folio(struct kvm_gmem_conversion *c, struct folio *folio)
+{
+	/*
+	 * Host faults drop the invalidate lock before installing the PTE, but
+	 * keep the folio locked until then.  Take the folio lock to wait for
+	 * faults in flight; new ones block on the invalidate lock.
+	 */
+	if (folio_lock_killable(folio))
+		return -EINTR;
+
+	if (folio_mapped(folio))
+		unmap_mapping_pages(c->inode->i_mapping, folio->index, 1, false);
+
+	folio_unlock(folio);
+	return 0;
+}
+
+static int kvm_gmem_wait_locked(struct kvm_gmem_conversion *c, struct folio *folio)
+{
+	struct rw_semaphore *lock = &c->inode->i_mapping->invalidate_lock;
+	u64 start = ktime_get_ns(), now = start;
+	unsigned int nap_us = 20;
+	bool unused;
+
+	kvm_gmem_wait_for(&c->wait, start, folio->index);
+	do {
+		/* Not freezable: others wait for the lock. */
+		kvm_gmem_nap(TASK_KILLABLE, &nap_us);
+		now = ktime_get_ns();
+		unused = kvm_gmem_folio_is_unused(folio);
+	} while (!unused && !fatal_signal_pending(current) &&
+		 kvm_gmem_wait_hold(&c->wait, now, rwsem_is_contended(lock)));
+
+	c->waited_ns += now - start;
+	if (unused)
+		return 0;
+
+	return fatal_signal_pending(current) ? -EINTR : -EAGAIN;
+}
+
+/* Drop all host references to the folio, which has some. */
+static int kvm_gmem_drop_folio_refs(struct kvm_gmem_conversion *c, struct folio *folio)
+{
+	int r;
+
+	c->error_index = folio->index;
+
+	r = kvm_gmem_unmap_folio(c, folio);
+	if (r)
+		return r;
+
+	/* Unmapping from an mlock()ed range puts the page into an LRU cache. */
+	if (!kvm_gmem_folio_is_unused(folio))
+		kvm_gmem_drain_local_lru();
+
+	if (!kvm_gmem_folio_is_unused(folio) && !folio_test_hwpoison(folio))
+		kvm_gmem_drain_all(c, folio);
+
+	if (kvm_gmem_folio_is_unused(folio))
+		return 0;
+
+	r = folio_test_hwpoison(folio) ? 0 : kvm_gmem_wait_locked(c, folio);
+
+	/* memory_failure() has a reference that is there to stay. */
+	return folio_test_hwpoison(folio) ? -EHWPOISON : r;
+}
+
+/*
+ * Report poison in preference to pages in use: look for it in all of the range
+ * before waiting for any page.
+ */
+static int kvm_gmem_check_poison(struct kvm_gmem_conversion *c)
+{
+	struct xarray *pages = &c->inode->i_mapping->i_pages;
+	struct kvm_gmem_attrs *attrs = &GMEM_I(c->inode)->attrs;
+	unsigned long index = c->first_change;
+	struct folio *folio;
+
+	for (folio = xa_find(pages, &index, c->last_change, KVM_GMEM_TAG_POISONED);
+	     folio;
+	     folio = xa_find_after(pages, &index, c->last_change, KVM_GMEM_TAG_POISONED)) {
+		if (folio_test_hwpoison(folio) &&
+		    !kvm_gmem_attrs_is_private(attrs, index)) {
+			c->error_index = index;
+			return -EHWPOISON;
+		}
+	}
+	return 0;
+}
+
+/*
+ * A page that the last attempt found in use is the one to begin with: if it is
+ * pinned for good, that keeps the time until it is reported from depending on
+ * the size of the range.
+ */
+static int kvm_gmem_resume_wait(struct kvm_gmem_conversion *c)
+{
+	struct folio *folio;
+
+	if (!c->wait.waiting)
+		return 0;
+
+	folio = xa_load(&c->inode->i_mapping->i_pages, c->wait.page);
+	if (!folio || kvm_gmem_folio_is_unused(folio) ||
+	    kvm_gmem_attrs_is_private(&GMEM_I(c->inode)->attrs, c->wait.page))
+		return 0;
+
+	return kvm_gmem_drop_folio_refs(c, folio);
+}
+
+/*
+ * Make sure that nobody on the host uses pages that are to become private.  It
+ * stays like that for as long as the invalidate lock is held.
+ *
+ * Look at all pages with the host's mappings in place, first.  A page that is
+ * in use for long should be found before others are unmapped in vain.  Users
+ * that come and go are another matter: while one page is waited for, they find
+ * the next one, unless it is unmapped.
+ */
+int kvm_gmem_drop_host_refs(struct kvm_gmem_conversion *c)
+{
+	struct address_space *mapping = c->inode->i_mapping;
+	pgoff_t first_mapped = ULONG_MAX, last_mapped = 0;
+	struct folio *folio;
+	int r;
+
+	lockdep_assert_held_write(&mapping->invalidate_lock);
+
+	c->drained = false;
+
+	r = kvm_gmem_check_poison(c);
+	if (r)
+		return r;
+
+	if (c->wait.moved)
+		unmap_mapping_pages(mapping, c->first_change,
+				    c->last_change - c->first_change + 1, false);
+
+	r = kvm_gmem_resume_wait(c);
+	if (r)
+		return r;
+
+	kvm_gmem_for_each_change(folio, c, c->first_change, c->last_change) {
+		if (kvm_gmem_folio_is_unused(folio))
+			continue;
+
+		if (kvm_gmem_folio_has_extra_refs(folio)) {
+			r = kvm_gmem_drop_folio_refs(c, folio);
+			if (r)
+				return r;
+			continue;
+		}
+
+		first_mapped = min(first_mapped, folio->index);
+		last_mapped = folio->index;
+	}
+
+	if (first_mapped > last_mapped)
+		return 0;
+
+	unmap_mapping_pages(mapping, first_mapped, last_mapped - first_mapped + 1,
+			    false);
+
+	kvm_gmem_for_each_change(folio, c, first_mapped, last_mapped) {
+		if (kvm_gmem_folio_is_unused(folio))
+			continue;
+
+		r = kvm_gmem_drop_folio_refs(c, folio);
+		if (r)
+			return r;
+	}
+	return 0;
+}
+
+static bool kvm_gmem_page_in_use(struct kvm_gmem_conversion *c)
+{
+	struct address_space *mapping = c->inode->i_mapping;
+	struct folio *folio;
+	bool in_use;
+
+	/* Pages stay in the file while the lock is held, no need for a reference. */
+	if (!filemap_invalidate_trylock_shared(mapping))
+		return true;
+
+	folio = xa_load(&mapping->i_pages, c->error_index);
+	in_use = folio && kvm_gmem_folio_has_extra_refs(folio);
+	filemap_invalidate_unlock_shared(mapping);
+	return in_use;
+}
+
+/*
+ * Let the users of the page at @c's error_index go on.  The moment at which it
+ * looks unused is the best one for another attempt: a user who has just dropped
+ * some pages has yet to take references to others.
+ */
+void kvm_gmem_wait_unlocked(struct kvm_gmem_conversion *c)
+{
+	u64 start = ktime_get_ns(), now;
+	unsigned int nap_us = 50;
+
+	lockdep_assert_not_held(&c->inode->i_mapping->invalidate_lock);
+
+	kvm_gmem_wait_pause(&c->wait, start);
+	do {
+		kvm_gmem_nap(TASK_KILLABLE | TASK_FREEZABLE, &nap_us);
+		now = ktime_get_ns();
+	} while (!fatal_signal_pending(current) &&
+		 kvm_gmem_wait_paused(&c->wait, now, kvm_gmem_page_in_use(c)));
+
+	c->waited_ns += now - start;
+}
