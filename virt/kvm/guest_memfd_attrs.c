@@ -200,6 +200,10 @@ static pgoff_t kvm_gmem_attrs_last(struct kvm_gmem_attrs *attrs, pgoff_t last,
 bool kvm_gmem_attrs_range_is(struct kvm_gmem_attrs *attrs, pgoff_t start,
 			     pgoff_t last, bool private)
 {
+	/* The most frequent case, and one number is always right on its own. */
+	if (READ_ONCE(attrs->nr_private) == (private ? attrs->last + 1 : 0))
+		return true;
+
 	guard(rcu)();
 	return !kvm_gmem_attrs_first(attrs, &start, last, private);
 }
@@ -448,21 +452,31 @@ static void kvm_gmem_attrs_set(struct kvm_gmem_attrs_update *update,
 
 	lo = kvm_gmem_attrs_slot(start, node->level);
 	hi = kvm_gmem_attrs_slot(last, node->level);
-	kvm_gmem_attrs_account(update->attrs, node, lo, hi, -1);
+
+	if (node->nr_edges)
+		kvm_gmem_attrs_account(update->attrs, node, lo, hi, -1);
+	else if (node->nr_private)
+		node->nr_private -= (hi - lo + 1) * BIT(shift);
 
 	for (slot = lo; slot <= hi; slot++) {
 		slot_start = slot == lo ? start : ((start >> shift) + slot - lo) << shift;
 		slot_last = slot == hi ? last : slot_start | (BIT(shift) - 1);
 
 		child = kvm_gmem_attrs_child(update->attrs, node, slot);
-		if (child && (slot_last - slot_start != BIT(shift) - 1)) {
+		if (child && (slot_last - slot_start != BIT(shift) - 1))
 			kvm_gmem_attrs_set(update, child, slot_start, slot_last, private);
-			continue;
-		}
-		kvm_gmem_attrs_set_slot(update, node, slot, private);
+		else
+			kvm_gmem_attrs_set_slot(update, node, slot, private);
 	}
 
-	kvm_gmem_attrs_account(update->attrs, node, lo, hi, 1);
+	/* Slots in between are alike. */
+	if (hi - lo < 2) {
+		kvm_gmem_attrs_account(update->attrs, node, lo, hi, 1);
+	} else {
+		kvm_gmem_attrs_account(update->attrs, node, lo, lo, 1);
+		kvm_gmem_attrs_account(update->attrs, node, hi, hi, 1);
+		node->nr_private += private ? (hi - lo - 1) * BIT(shift) : 0;
+	}
 }
 
 /* Return the number of pages that are not what they were. */

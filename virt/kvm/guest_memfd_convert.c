@@ -18,6 +18,7 @@
 #include <linux/mm.h>
 #include <linux/pagemap.h>
 #include <linux/sched.h>
+#include <linux/sched/signal.h>
 #include <linux/string.h>
 #include <linux/uaccess.h>
 
@@ -38,8 +39,12 @@ struct folio *kvm_gmem_next_change(struct kvm_gmem_conversion *c,
 	lockdep_assert_held_write(&c->inode->i_mapping->invalidate_lock);
 
 	for (;;) {
-		if (!(++iter->nr_seen % KVM_GMEM_CONVERT_BATCH))
+		if (!(++iter->nr_seen % KVM_GMEM_CONVERT_BATCH)) {
 			cond_resched();
+			/* There is a way back as long as nothing has been zapped. */
+			if (c->to_private && fatal_signal_pending(current))
+				return NULL;
+		}
 
 		rcu_read_lock();
 		folio = xas_next_entry(&iter->xas, last);

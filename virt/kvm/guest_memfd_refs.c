@@ -194,32 +194,41 @@ static int kvm_gmem_resume_wait(struct kvm_gmem_conversion *c)
 }
 
 /*
- * Make sure that nobody on the host uses pages that are to become private.  It
- * stays like that for as long as the invalidate lock is held.
- *
+ * Unmap a range from the host in a number of steps that does not depend on its
+ * size, each of which lets other tasks use, or get rid of, their mappings.
+ */
+static int kvm_gmem_unmap_range(struct kvm_gmem_conversion *c, pgoff_t first,
+				pgoff_t last)
+{
+	pgoff_t nr = max((last - first) / 64 + 1, 4096);
+
+	for (; first <= last; first += nr) {
+		unmap_mapping_pages(c->inode->i_mapping, first,
+				    min(nr, last - first + 1), false);
+		cond_resched();
+		if (fatal_signal_pending(current))
+			return -EINTR;
+	}
+	return 0;
+}
+
+/*
  * Look at all pages with the host's mappings in place, first.  A page that is
  * in use for long should be found before others are unmapped in vain.  Users
  * that come and go are another matter: while one page is waited for, they find
  * the next one, unless it is unmapped.
  */
-int kvm_gmem_drop_host_refs(struct kvm_gmem_conversion *c)
+static int kvm_gmem_try_drop_host_refs(struct kvm_gmem_conversion *c)
 {
-	struct address_space *mapping = c->inode->i_mapping;
 	pgoff_t first_mapped = ULONG_MAX, last_mapped = 0;
 	struct folio *folio;
 	int r;
 
-	lockdep_assert_held_write(&mapping->invalidate_lock);
-
-	c->drained = false;
-
-	r = kvm_gmem_check_poison(c);
-	if (r)
-		return r;
-
-	if (c->wait.moved)
-		unmap_mapping_pages(mapping, c->first_change,
-				    c->last_change - c->first_change + 1, false);
+	if (c->wait.moved) {
+		r = kvm_gmem_unmap_range(c, c->first_change, c->last_change);
+		if (r)
+			return r;
+	}
 
 	r = kvm_gmem_resume_wait(c);
 	if (r)
@@ -240,11 +249,15 @@ int kvm_gmem_drop_host_refs(struct kvm_gmem_conversion *c)
 		last_mapped = folio->index;
 	}
 
+	if (fatal_signal_pending(current))
+		return -EINTR;
+
 	if (first_mapped > last_mapped)
 		return 0;
 
-	unmap_mapping_pages(mapping, first_mapped, last_mapped - first_mapped + 1,
-			    false);
+	r = kvm_gmem_unmap_range(c, first_mapped, last_mapped);
+	if (r)
+		return r;
 
 	kvm_gmem_for_each_change(folio, c, first_mapped, last_mapped) {
 		if (kvm_gmem_folio_is_unused(folio))
@@ -254,7 +267,32 @@ int kvm_gmem_drop_host_refs(struct kvm_gmem_conversion *c)
 		if (r)
 			return r;
 	}
-	return 0;
+	return fatal_signal_pending(current) ? -EINTR : 0;
+}
+
+/*
+ * Make sure that nobody on the host uses pages that are to become private.  It
+ * stays like that for as long as the invalidate lock is held.
+ */
+int kvm_gmem_drop_host_refs(struct kvm_gmem_conversion *c)
+{
+	int r;
+
+	lockdep_assert_held_write(&c->inode->i_mapping->invalidate_lock);
+
+	c->drained = false;
+
+	r = kvm_gmem_check_poison(c);
+	if (r)
+		return r;
+
+	r = kvm_gmem_try_drop_host_refs(c);
+
+	/* An error may have struck another page meanwhile. */
+	if (r == -EAGAIN && kvm_gmem_check_poison(c))
+		return -EHWPOISON;
+
+	return r;
 }
 
 static bool kvm_gmem_page_in_use(struct kvm_gmem_conversion *c)
