@@ -166,6 +166,7 @@ abort:
 	return r;
 }
 
+#ifdef CONFIG_KVM_GENERIC_MEMORY_ATTRIBUTES
 /* Count in the statistics of the VM whose file the request came through. */
 static void kvm_gmem_account(struct kvm_gmem_conversion *c, int r)
 {
@@ -185,6 +186,9 @@ static void kvm_gmem_account(struct kvm_gmem_conversion *c, int r)
 		stat->gmem_pages_to_shared += c->nr_changed;
 	}
 }
+#else
+static void kvm_gmem_account(struct kvm_gmem_conversion *c, int r) { }
+#endif
 
 static int kvm_gmem_convert(struct kvm_gmem_conversion *c)
 {
