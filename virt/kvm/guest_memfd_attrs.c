@@ -116,6 +116,7 @@ bool kvm_gmem_attrs_find(struct kvm_gmem_attrs *attrs, pgoff_t index,
 
 	for (; node->level; node = child) {
 		slot = kvm_gmem_attrs_slot(index, node->level);
+		/* Pairs with the release in kvm_gmem_attrs_set_slot(). */
 		child = (void __force *)smp_load_acquire(&node->child[slot]);
 		if (child)
 			continue;
@@ -239,6 +240,7 @@ static void kvm_gmem_attrs_set_slot(struct kvm_gmem_attrs_update *update,
 	if (!child)
 		return;
 
+	/* Pairs with the acquire in kvm_gmem_attrs_find(). */
 	smp_store_release(&node->child[slot], NULL);
 	child->next_detached = update->detached;
 	update->detached = child;

@@ -30,10 +30,11 @@
 /* How many pages to look at before letting others run. */
 #define KVM_GMEM_CONVERT_BATCH	1024
 
-struct folio *kvm_gmem_next_change(struct kvm_gmem_conversion *c,
-				   struct kvm_gmem_change_iter *iter, pgoff_t last)
+struct folio *kvm_gmem_next_change(struct kvm_gmem_change_iter *iter)
 {
+	struct kvm_gmem_conversion *c = iter->c;
 	struct kvm_gmem_attrs *attrs = &GMEM_I(c->inode)->attrs;
+	pgoff_t last = iter->last;
 	struct folio *folio;
 
 	lockdep_assert_held_write(&c->inode->i_mapping->invalidate_lock);

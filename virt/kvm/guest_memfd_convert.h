@@ -2,6 +2,7 @@
 #ifndef __KVM_GUEST_MEMFD_CONVERT_H__
 #define __KVM_GUEST_MEMFD_CONVERT_H__
 
+#include <linux/fs.h>
 #include <linux/types.h>
 #include <linux/xarray.h>
 
@@ -9,7 +10,6 @@
 #include "guest_memfd_wait.h"
 
 struct folio;
-struct inode;
 struct kvm;
 
 /* All indices are in pages, and @last and @last_change are inclusive. */
@@ -47,18 +47,29 @@ struct kvm_gmem_conversion {
  * nodes of the page cache's tree go away, and the walk may sleep.
  */
 struct kvm_gmem_change_iter {
+	struct kvm_gmem_conversion *c;
+	pgoff_t last;
 	struct xa_state xas;
 	struct kvm_gmem_attrs_span span;
 	unsigned int nr_seen;
 };
 
-struct folio *kvm_gmem_next_change(struct kvm_gmem_conversion *c,
-				   struct kvm_gmem_change_iter *iter, pgoff_t last);
+static inline struct kvm_gmem_change_iter
+kvm_gmem_change_iter(struct kvm_gmem_conversion *c, pgoff_t first, pgoff_t last)
+{
+	return (struct kvm_gmem_change_iter) {
+		.c = c,
+		.last = last,
+		.xas = __XA_STATE(&c->inode->i_mapping->i_pages, first, 0, 0),
+	};
+}
+
+struct folio *kvm_gmem_next_change(struct kvm_gmem_change_iter *iter);
 
 #define kvm_gmem_for_each_change(folio, c, first, last)				\
-	for (struct kvm_gmem_change_iter __iter = {				\
-		.xas = __XA_STATE(&(c)->inode->i_mapping->i_pages, first, 0, 0)	\
-	     }; ((folio) = kvm_gmem_next_change(c, &__iter, last));)
+	for (struct kvm_gmem_change_iter __iter =				\
+	     kvm_gmem_change_iter(c, first, last);				\
+	     ((folio) = kvm_gmem_next_change(&__iter));)
 
 int kvm_gmem_drop_host_refs(struct kvm_gmem_conversion *c);
 void kvm_gmem_host_refs_dropped(struct kvm_gmem_conversion *c);
