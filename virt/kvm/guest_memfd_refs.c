@@ -18,6 +18,9 @@
 #include "guest_memfd.h"
 #include "guest_memfd_convert.h"
 
+/* After how many looks at a page in use to drain again, the budget permitting. */
+#define KVM_GMEM_DRAIN_LOOKS	16
+
 /* Drains concern the whole machine, as does the budget for them. */
 static struct kvm_gmem_drain_budget kvm_gmem_drain_budget;
 static DEFINE_SPINLOCK(kvm_gmem_drain_lock);
@@ -111,6 +114,16 @@ static int kvm_gmem_wait_locked(struct kvm_gmem_conversion *c, struct folio *fol
 	do {
 		/* Not freezable: others wait for the lock. */
 		kvm_gmem_nap(TASK_KILLABLE, &nap_us);
+
+		/*
+		 * Pages get into LRU caches without any fault, too, e.g. by
+		 * munlock() or when reclaim puts them back.
+		 */
+		if (!((c->wait.page_looks + 1) % KVM_GMEM_DRAIN_LOOKS)) {
+			c->drained = false;
+			kvm_gmem_drain_all(c, folio);
+		}
+
 		now = ktime_get_ns();
 		unused = kvm_gmem_folio_is_unused(folio);
 	} while (!unused && !fatal_signal_pending(current) &&

@@ -42,7 +42,7 @@
  * were enough looks at the page, or at all pages.  Only looks with the lock held
  * count.
  */
-#define KVM_GMEM_WAIT_LOOKS		16
+#define KVM_GMEM_WAIT_LOOKS		64
 
 /* How long to wait with the lock held if others want it, and then without. */
 #define KVM_GMEM_WAIT_HOLD_NS		(1 * NSEC_PER_MSEC)
