@@ -31,6 +31,7 @@ struct kvm_gmem_conversion {
 	unsigned int nr_drains;
 	u64 drains_spent_until;
 	bool drained;
+	int extra_refs;
 	u64 waited_ns;
 
 	/* What came of it. */

@@ -103,6 +103,17 @@ static int kvm_gmem_unmap_folio(struct kvm_gmem_conversion *c, struct folio *fol
 	return 0;
 }
 
+/* A pin that stays is alone at some time, others come and go. */
+static void kvm_gmem_watch_refs(struct kvm_gmem_conversion *c, struct folio *folio,
+				u64 now)
+{
+	int extra_refs = folio_ref_count(folio) - folio_expected_ref_count(folio);
+
+	if (extra_refs != c->extra_refs)
+		kvm_gmem_wait_changed(&c->wait, now);
+	c->extra_refs = extra_refs;
+}
+
 static int kvm_gmem_wait_locked(struct kvm_gmem_conversion *c, struct folio *folio)
 {
 	struct rw_semaphore *lock = &c->inode->i_mapping->invalidate_lock;
@@ -125,6 +136,7 @@ static int kvm_gmem_wait_locked(struct kvm_gmem_conversion *c, struct folio *fol
 		}
 
 		now = ktime_get_ns();
+		kvm_gmem_watch_refs(c, folio, now);
 		unused = kvm_gmem_folio_is_unused(folio);
 	} while (!unused && !fatal_signal_pending(current) &&
 		 kvm_gmem_wait_hold(&c->wait, now, rwsem_is_contended(lock)));

@@ -105,6 +105,13 @@ bool kvm_gmem_wait_expired(const struct kvm_gmem_wait *wait, u64 now)
 }
 EXPORT_SYMBOL_IF_KUNIT(kvm_gmem_wait_expired);
 
+/* Users of the page have come or gone, so it is not one that stays. */
+void kvm_gmem_wait_changed(struct kvm_gmem_wait *wait, u64 now)
+{
+	kvm_gmem_wait_restart_page(wait, now);
+}
+EXPORT_SYMBOL_IF_KUNIT(kvm_gmem_wait_changed);
+
 /* Begin to wait without the lock. */
 void kvm_gmem_wait_pause(struct kvm_gmem_wait *wait, u64 now)
 {

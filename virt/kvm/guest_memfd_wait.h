@@ -32,6 +32,7 @@ struct kvm_gmem_drain_budget {
 void kvm_gmem_wait_for(struct kvm_gmem_wait *wait, u64 now, unsigned long page);
 bool kvm_gmem_wait_hold(struct kvm_gmem_wait *wait, u64 now, bool contended);
 bool kvm_gmem_wait_expired(const struct kvm_gmem_wait *wait, u64 now);
+void kvm_gmem_wait_changed(struct kvm_gmem_wait *wait, u64 now);
 void kvm_gmem_wait_pause(struct kvm_gmem_wait *wait, u64 now);
 bool kvm_gmem_wait_paused(struct kvm_gmem_wait *wait, u64 now, bool in_use);
 
