@@ -52,8 +52,15 @@ void vm_prefault(struct vm *vm);
 int vm_try_convert(struct vm *vm, __u64 offset, __u64 size, __u64 attributes,
 		   __u64 *error_offset);
 __u64 vm_convert(struct vm *vm, __u64 offset, __u64 size, __u64 attributes);
+__u64 vm_measure(struct vm *vm, __u64 offset, __u64 size, __u64 attributes);
 __u64 vm_set_attributes(struct vm *vm, __u64 attributes);
 long mem_used_kib(void);
+
+/* profile.c: do nothing unless profile_open() was called */
+void profile_open(void);
+void profile_begin(void);
+void profile_end(void);
+void profile_print(void);
 
 /* The cases. */
 void bench_references(void);

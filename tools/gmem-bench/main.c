@@ -100,6 +100,7 @@ void row(double value, const char *unit, const char *fmt, ...)
 	vprintf(fmt, ap);
 	va_end(ap);
 	printf("\n");
+	profile_print();
 	fflush(stdout);
 }
 
@@ -176,10 +177,11 @@ static void usage(FILE *file)
 {
 	unsigned int i;
 
-	fprintf(file, "usage: gmem-bench [CASE...]\ncases:");
+	fprintf(file, "usage: gmem-bench [--profile] [CASE...]\ncases:");
 	for (i = 0; i < ARRAY_SIZE(cases); i++)
 		fprintf(file, " %s", cases[i].name);
-	fprintf(file, "\nwithout one, all that this mode of KVM has\n");
+	fprintf(file, "\nwithout one, all that this mode of KVM has\n"
+		"--profile: print the kernel functions that each row's conversions spend their time in\n");
 }
 
 int main(int argc, char **argv)
@@ -188,6 +190,11 @@ int main(int argc, char **argv)
 	unsigned int i;
 	int arg;
 
+	if (argc > 1 && !strcmp(argv[1], "--profile")) {
+		profile_open();
+		argv++;
+		argc--;
+	}
 	if (argc > 1 && argv[1][0] == '-') {
 		usage(stdout);
 		return 0;

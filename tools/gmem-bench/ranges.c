@@ -18,7 +18,7 @@ static __u64 median_call(struct vm *vm, __u64 size, __u64 from, __u64 to)
 	for (i = 0; i < MAX_ROUNDS; i++) {
 		if (from != to)
 			vm_convert(vm, 0, size, from);
-		sample[i] = vm_convert(vm, 0, size, to);
+		sample[i] = vm_measure(vm, 0, size, to);
 	}
 	return median(sample, MAX_ROUNDS);
 }
@@ -48,7 +48,7 @@ static __u64 fragment(struct vm *vm)
 	__u64 offset, sum = 0;
 
 	for (offset = 0; offset < vm->size; offset += STRIDE)
-		sum += vm_convert(vm, offset, PAGE_BYTES, PRIVATE);
+		sum += vm_measure(vm, offset, PAGE_BYTES, PRIVATE);
 	return sum;
 }
 
@@ -124,7 +124,7 @@ static void bench_one_fragmented(const struct fragments *frag)
 
 	/* As many pages as below, but side by side. */
 	map(&vm, frag, false);
-	in_a_row = vm_convert(&vm, 0, FRAG_BYTES / 2, PRIVATE);
+	in_a_row = vm_measure(&vm, 0, FRAG_BYTES / 2, PRIVATE);
 	vm_convert(&vm, 0, FRAG_BYTES, SHARED);
 
 	map(&vm, frag, false);
@@ -133,7 +133,7 @@ static void bench_one_fragmented(const struct fragments *frag)
 	    "alternate pages, %s: one to private", frag->name);
 
 	map(&vm, frag, true);
-	joined = vm_convert(&vm, 0, FRAG_BYTES, PRIVATE);
+	joined = vm_measure(&vm, 0, FRAG_BYTES, PRIVATE);
 	if (frag->populated) {
 		row(joined / pages, "page",
 		    "alternate pages, %s: all to private", frag->name);
@@ -147,7 +147,7 @@ static void bench_one_fragmented(const struct fragments *frag)
 	vm_convert(&vm, 0, FRAG_BYTES, SHARED);
 	fragment(&vm);
 	map(&vm, frag, true);
-	joined = vm_convert(&vm, 0, FRAG_BYTES, SHARED);
+	joined = vm_measure(&vm, 0, FRAG_BYTES, SHARED);
 	if (frag->populated)
 		row(joined / pages, "page",
 		    "alternate pages, %s: all to shared", frag->name);

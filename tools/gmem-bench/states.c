@@ -85,7 +85,7 @@ static __u64 measure(struct vm *vm, const struct state *state, __u64 to)
 		if (state->fresh)
 			vm_punch(vm);
 		make(vm);
-		sample[i] = vm_convert(vm, 0, vm->size, to);
+		sample[i] = vm_measure(vm, 0, vm->size, to);
 	}
 	return median(sample, rounds(vm->size));
 }

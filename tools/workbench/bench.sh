@@ -34,6 +34,19 @@ bench_boot()
 		"$1/verdict"
 }
 
+# bench_profile [CASE...]: the kernel functions that conversions spend their time in, after each row.
+bench_profile()
+{
+	vm_new "$BUILD/bench-profile"
+	vm_counted
+	vm_mem=1024 vm_time=900
+	vm_file "$OUT/gmem-bench/gmem-bench"
+	vm_kvm gmem_in_place_conversion=1
+	vm_plan run profile 0 /bin/gmem-bench --profile "$@"
+	vm_run stdio
+	vm_ended "$BUILD/bench-profile"
+}
+
 # bench_print MODE DIR: the rows of a run, as bench.awk has them.
 bench_print()
 {
@@ -73,6 +86,16 @@ cmd_bench()
 	local mode=table dir="$BUILD/bench"
 
 	case ${1:-} in
+	--profile)
+		shift
+		cmd_deps demo
+		have_tree
+		cmd_build $BENCH_KERNEL
+		kernel_take $BENCH_KERNEL
+		rm -rf "$BUILD/bench-profile"
+		mkdir -p "$BUILD/bench-profile"
+		bench_profile "$@"
+		return ;;
 	'')	;;
 	--json|--rst|--record)
 		mode=${1#--} ;;

@@ -1,0 +1,172 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * Where the time of conversions goes, by function of the kernel: --profile.
+ *
+ * A perf event samples the kernel's instruction pointer while a conversion
+ * runs.  Its timer is an interrupt, so what a function does with interrupts
+ * disabled is counted where it enables them again.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/perf_event.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "bench.h"
+
+/* The shortest period that the kernel accepts for its software clock. */
+#define PERIOD_NS	10000
+#define RING_PAGES	64
+#define MAX_FUNCTIONS	200000
+#define SHOWN		12
+
+static struct function {
+	__u64 address;
+	char name[60];
+	unsigned int samples;
+} *functions;
+static unsigned int nr_functions;
+
+static int perf_fd = -1;
+static struct perf_event_mmap_page *ring;
+
+static int by_address(const void *a, const void *b)
+{
+	const struct function *x = a, *y = b;
+
+	return x->address < y->address ? -1 : x->address > y->address;
+}
+
+static int by_samples(const void *a, const void *b)
+{
+	const struct function *x = *(struct function **)a;
+	const struct function *y = *(struct function **)b;
+
+	return x->samples > y->samples ? -1 : x->samples < y->samples;
+}
+
+static void read_symbols(void)
+{
+	FILE *file = fopen("/proc/kallsyms", "re");
+	char line[256], type;
+	struct function *f;
+
+	functions = calloc(MAX_FUNCTIONS, sizeof(*functions));
+	if (!file || !functions)
+		die("/proc/kallsyms");
+	while (nr_functions < MAX_FUNCTIONS && fgets(line, sizeof(line), file)) {
+		f = &functions[nr_functions];
+		if (sscanf(line, "%llx %c %59s", &f->address, &type, f->name) == 3 &&
+		    strchr("tTwW", type))
+			nr_functions++;
+	}
+	fclose(file);
+	qsort(functions, nr_functions, sizeof(*functions), by_address);
+	if (!nr_functions || !functions[nr_functions - 1].address) {
+		errno = EPERM;
+		die("addresses in /proc/kallsyms");
+	}
+}
+
+void profile_open(void)
+{
+	struct perf_event_attr attr = {
+		.type = PERF_TYPE_SOFTWARE,
+		.config = PERF_COUNT_SW_CPU_CLOCK,
+		.size = sizeof(attr),
+		.sample_period = PERIOD_NS,
+		.sample_type = PERF_SAMPLE_IP,
+		.exclude_user = 1,
+		.disabled = 1,
+	};
+
+	read_symbols();
+	perf_fd = syscall(SYS_perf_event_open, &attr, 0, -1, -1, PERF_FLAG_FD_CLOEXEC);
+	if (perf_fd < 0)
+		die("perf_event_open");
+	ring = mmap(NULL, (1 + RING_PAGES) * PAGE_BYTES, PROT_READ | PROT_WRITE,
+		    MAP_SHARED, perf_fd, 0);
+	if (ring == MAP_FAILED)
+		die("mmap of the perf event");
+}
+
+static void count(__u64 address)
+{
+	unsigned int low = 0, high = nr_functions, middle;
+
+	/* The last function that begins at or before the address. */
+	while (high - low > 1) {
+		middle = (low + high) / 2;
+		if (functions[middle].address <= address)
+			low = middle;
+		else
+			high = middle;
+	}
+	functions[low].samples++;
+}
+
+static void drain(void)
+{
+	const char *data = (char *)ring + ring->data_offset;
+	__u64 head = __atomic_load_n(&ring->data_head, __ATOMIC_ACQUIRE);
+	__u64 tail = ring->data_tail;
+	struct perf_event_header header;
+	__u64 address;
+
+	/* Records consist of 64-bit words, none of which wraps. */
+	for (; tail < head; tail += header.size) {
+		memcpy(&header, data + tail % ring->data_size, sizeof(header));
+		memcpy(&address, data + (tail + sizeof(header)) % ring->data_size,
+		       sizeof(address));
+		if (header.type == PERF_RECORD_SAMPLE)
+			count(address);
+	}
+	__atomic_store_n(&ring->data_tail, tail, __ATOMIC_RELEASE);
+}
+
+void profile_begin(void)
+{
+	if (perf_fd >= 0)
+		ioctl(perf_fd, PERF_EVENT_IOC_ENABLE, 0);
+}
+
+void profile_end(void)
+{
+	if (perf_fd < 0)
+		return;
+	ioctl(perf_fd, PERF_EVENT_IOC_DISABLE, 0);
+	drain();
+}
+
+/* What was sampled since the last time. */
+void profile_print(void)
+{
+	struct function **sorted;
+	unsigned int i, nr = 0, sum = 0;
+
+	if (perf_fd < 0)
+		return;
+	sorted = calloc(nr_functions, sizeof(*sorted));
+	if (!sorted)
+		die("memory for the profile");
+	for (i = 0; i < nr_functions; i++) {
+		if (!functions[i].samples)
+			continue;
+		sum += functions[i].samples;
+		sorted[nr++] = &functions[i];
+	}
+	qsort(sorted, nr, sizeof(*sorted), by_samples);
+	for (i = 0; i < nr && i < SHOWN; i++)
+		printf("    %5.1f%%  %s\n", 100.0 * sorted[i]->samples / sum,
+		       sorted[i]->name);
+	if (sum)
+		printf("    of %u samples\n", sum);
+	for (i = 0; i < nr_functions; i++)
+		functions[i].samples = 0;
+	free(sorted);
+}
