@@ -1,88 +1,197 @@
 # SPDX-License-Identifier: GPL-2.0-only
-# shellcheck shell=sh
+# shellcheck shell=dash
 #
-# Mutants: each patch in mutants/ removes one guard of the kernel's, and names the test that has to fail then and the
-# machine that it fails in. A mutant that survives shows a guard that no test guards.
+# Mutants: the table `mutants` breaks the kernel's rules one at a time, and names the test that has to fail then and the
+# machine that it fails in. A mutant that survives shows a rule that no test guards.
+#
+#	mutants		the table: see there
+#	mutants.d	mutants that are patches, because they change more than one function
+#	mutants.awk	reads the table
+#	function.awk	finds a function in a C file
+#
+# Sets MUTANT_FILES, files of build/linux that differ from the commit there, MUTATED, the kernels built with a mutant, and
+# for test.sh RUN and RESULTS.
 
-# mutant_field NAME FIELD: from the words before the patch.
-mutant_field()
+MUTANT_FILES=''
+MUTATED=''
+
+# mutants_read: the table as lines "NAME TEST MACHINE PLACE" in build/mutants.table/index, edits beside it.
+mutants_read()
 {
-	sed -n "s/^$2: //p; /^diff /q" "$WB/mutants/$1.patch"
+	local dir="$BUILD/mutants.table"
+
+	rm -rf "$dir"
+	mkdir -p "$dir"
+	awk -v dir="$dir" -f "$WB/mutants.awk" "$WB/mutants" > "$dir/index"
+}
+
+# mutant_edit NAME PLACE: the edited file in build/mutants.table/file; otherwise say why there is none, and fail.
+mutant_edit()
+{
+	local dir="$BUILD/mutants.table" name="$1" file="$TREE/${2%:*}" function="${2#*:}" range first last
+
+	[ -e "$file" ] || { echo "mutant $name: no file ${2%:*}"; return 1; }
+	range=$(awk -v name="$function" -f "$WB/function.awk" "$file")
+	[ -n "$range" ] || { echo "mutant $name: no $function in ${2%:*}"; return 1; }
+	first=${range%,*} last=${range#*,}
+	sed -n "${range}p" "$file" > "$dir/old"
+	sed -f "$dir/$name.sed" "$dir/old" > "$dir/new" 2> "$dir/sed.err" ||
+		{ echo "mutant $name: $(head -n 1 "$dir/sed.err")"; return 1; }
+	if diff -u "$dir/old" "$dir/new" > "$dir/diff"; then
+		echo "mutant $name: the edit changes nothing in $function"
+		return 1
+	fi
+	if [ "$(grep -c '^@@' "$dir/diff")" -ne 1 ]; then
+		echo "mutant $name: the edit changes $function in more than one place"
+		return 1
+	fi
+	if grep -q '^-[[:space:]]*[/ ][*]' "$dir/diff"; then
+		echo "mutant $name: the edit changes a comment of $function"
+		return 1
+	fi
+	{ head -n $((first - 1)) "$file"; cat "$dir/new"; tail -n +$((last + 1)) "$file"; } > "$dir/file"
+}
+
+# mutant_apply NAME PLACE: to build/linux.
+mutant_apply()
+{
+	case $2 in
+	mutants.d/*)
+		MUTANT_FILES=$(tgit apply --numstat "$WB/$2" | cut -f 3)
+		tgit apply "$WB/$2" || { MUTANT_FILES=''; return 1; } ;;
+	*)	mutant_edit "$1" "$2" || return 1
+		MUTANT_FILES=${2%:*}
+		cat "$BUILD/mutants.table/file" > "$TREE/$MUTANT_FILES" ;;
+	esac
 }
 
 mutant_restore()
 {
-	[ -z "$MUTANT" ] || tgit apply -R "$WB/mutants/$MUTANT.patch"
-	MUTANT=
+	# shellcheck disable=SC2086 # a list of files
+	[ -z "$MUTANT_FILES" ] || tgit checkout -q -- $MUTANT_FILES
+	MUTANT_FILES=''
 }
 
-# mutant_boot TEST MACHINE: sets RUN apart, and the test's results in it.
+# mutants_check: every mutant applies to build/linux as it is, and there is the test that it names.
+mutants_check()
+{
+	local dir="$BUILD/mutants.table" name test machine place bad=0
+
+	mutants_read || return 1
+	for machine in $(machines); do
+		tests_of "$machine" | awk -v machine="$machine" '$1 == "test" || $1 == "kunit" { print $2, machine }'
+	done > "$dir/tests"
+	while read -r name test machine place; do
+		grep -qx "$test $machine" "$dir/tests" || { echo "mutant $name: no test $test in $machine"; bad=1; }
+		case $place in
+		mutants.d/*)
+			tgit apply --check "$WB/$place" || { echo "mutant $name: $place does not apply"; bad=1; } ;;
+		*)	mutant_edit "$name" "$place" || bad=1 ;;
+		esac
+	done < "$dir/index"
+	for place in "$WB"/mutants.d/*; do
+		grep -q " mutants.d/${place##*/}\$" "$dir/index" || { echo "no mutant has the patch $place"; bad=1; }
+	done
+	return $bad
+}
+
+# mutant_boot NAME TEST MACHINE: sets RUN apart, and the test's results in it.
 mutant_boot()
 {
-	RUN=$RUN/$MUTANT
-	mkdir -p "$RUN/$2"
+	RUN=$RUN/$1
+	mkdir -p "$RUN/$3"
 	: > "$RUN/summary"
-	(machine_boot "$2" "$RUN/$2" "$1") > "$RUN/boot.log" 2>&1 || :
-	machine_judge "$2" > "$RUN/judge.log" 2>&1
+	(machine_boot "$3" "$RUN/$3" "$2") > "$RUN/boot.log" 2>&1 || :
+	machine_judge "$3" > "$RUN/judge.log" 2>&1
 }
 
-# mutant_run NAME TEST MACHINE
-mutant_run()
+# mutant_judge NAME TEST MACHINE PLACE: build it, boot it and record whether it is killed.
+mutant_judge()
 {
-	_began=$(date +%s)
-	tgit apply "$WB/mutants/$1.patch" || { record fail "mutant $1: does not apply"; return; }
-	MUTANT=$1
+	local built=0
+
+	mutant_apply "$1" "$4" > "$LOGS/mutant.log" 2>&1 ||
+		{ record fail "mutant $1: does not apply: $(head -n 1 "$LOGS/mutant.log")"; return; }
 	machine_kernel "$3"
 	case " $MUTATED " in
 	*" $KERNEL "*) ;;
 	*)	MUTATED="$MUTATED $KERNEL" ;;
 	esac
 	hold build
-	_built=0
-	kernel_make kernel > "$LOGS/mutant.log" 2>&1 || _built=$?
+	kernel_make kernel > "$LOGS/mutant.log" 2>&1 || built=$?
 	release
-	if [ $_built -eq 0 ]; then
-		(mutant_boot "$2" "$3")
-		if grep -q '^fail ' "$RUN/$1/summary"; then
-			record pass "mutant $1: killed: $(sed -n 's/^fail //p' "$RUN/$1/summary" | head -n 1)"
-		else
-			record fail "mutant $1: survived $2 in $3"
-		fi
-	else
+	if [ $built -ne 0 ]; then
 		record fail "mutant $1: does not build: $(grep -m 1 'error:' "$LOGS/mutant.log")"
+		return
 	fi
+	(mutant_boot "$1" "$2" "$3")
+	if grep -q '^fail ' "$RUN/$1/summary"; then
+		record pass "mutant $1: killed: $(sed -n 's/^fail //p' "$RUN/$1/summary" | head -n 1)"
+	else
+		record fail "mutant $1: survived $2 in $3"
+	fi
+}
+
+# mutant_run NAME
+mutant_run()
+{
+	local began
+
+	began=$(date +%s)
+	# shellcheck disable=SC2046 # the fields of the line
+	mutant_judge $(awk -v name="$1" '$1 == name' "$BUILD/mutants.table/index")
 	mutant_restore
-	note "$(tail -n 1 "$RUN/summary" | cut -d' ' -f2-) ($(elapsed "$_began"))"
+	note "$(tail -n 1 "$RUN/summary" | cut -d' ' -f2-) ($(elapsed "$began"))"
 }
 
 # What is built is the last mutant otherwise.
 mutants_undo()
 {
-	for _kernel in $MUTATED; do
-		kernel_take "$_kernel"
+	local kernel
+
+	for kernel in $MUTATED; do
+		kernel_take "$kernel"
 		kernel_make kernel || return 1
 	done
 }
 
-cmd_mutants()
+# mutants_all NAME...: build and boot each.
+mutants_all()
 {
-	have_tree
+	local name
+
 	have_kernel
 	tree_clean || die "build/linux has edits or new files that are not committed"
+	mutants_read || die "the table of mutants cannot be read"
 	# shellcheck disable=SC2046 # a list of mutants
-	[ $# -gt 0 ] || set -- $(cd "$WB/mutants" && printf '%s\n' *.patch | sed 's/\.patch$//')
-	MUTANT='' MUTATED=''
+	[ $# -gt 0 ] || set -- $(cut -d ' ' -f 1 "$BUILD/mutants.table/index")
+	for name; do
+		grep -q "^$name " "$BUILD/mutants.table/index" || die "no mutant '$name'; 'wb mutants --list' lists them"
+	done
 	run_new
 	trap 'mutant_restore; rm -rf "$RUN"' EXIT
 	trap 'note "build what was a mutant again: wb build$MUTATED"; exit 130' INT TERM
 	say "Mutants: $#"
 	mkdir -p "$LOGS"
-	for _mutant; do
-		[ -e "$WB/mutants/$_mutant.patch" ] || die "no mutants/$_mutant.patch"
-		# shellcheck disable=SC2046 # test and machine
-		mutant_run "$_mutant" $(mutant_field "$_mutant" Test)
+	for name; do
+		mutant_run "$name"
 	done
 	step mutants-undo "kernels without mutants again" 0 mutants_undo || die "the kernels are mutants: run 'wb build'"
 	RESULTS=$BUILD/mutants
 	run_end
+}
+
+cmd_mutants()
+{
+	case ${1:-} in
+	--list)	awk -v list=1 -f "$WB/mutants.awk" "$WB/mutants"
+		return ;;
+	--check)
+		have_tree
+		step mutants-check "mutants apply" 0 mutants_check
+		return ;;
+	-*)	die "mutants: no option '$1'; see 'wb help'" ;;
+	esac
+	have_tree
+	mutants_all "$@"
 }

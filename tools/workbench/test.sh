@@ -221,6 +221,7 @@ cmd_test()
 	say "Checking the series"
 	stage "series: patches, top-level files and tree agree" cmd_check || :
 	stage "series: checkpatch --strict" cmd_checkpatch || :
+	stage "mutants apply" cmd_mutants --check || :
 	# shellcheck disable=SC2046 # lists of kernels and machines
 	if stage "build" cmd_build $(test_kernels); then
 		stage "series: sparse and W=1" cmd_lint || :

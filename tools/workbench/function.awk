@@ -1,0 +1,43 @@
+# SPDX-License-Identifier: GPL-2.0-only
+#
+# awk -f function.awk -v name=NAME FILE.c: print the first and the last line of a definition as "FIRST,LAST", or nothing.
+#
+# NAME is that of a function, a variable, a struct, a #define, or the first argument of a macro that defines something,
+# e.g. TRACE_EVENT(). Definitions begin in column 0, and end with a brace or parenthesis in column 0 if they are longer
+# than a line. Declarations are not definitions.
+
+function begin()
+{
+	first = NR
+	define = /^#/
+	# Functions may turn out to be declared only.
+	function_like = index($0, name "(") > 0
+}
+
+function end()
+{
+	print first "," NR
+	exit
+}
+
+!first && /^[A-Za-z_#]/ && !/^extern / && (!/^#/ || /^#define /) && $0 ~ "(^|[^A-Za-z0-9_])" name "([^A-Za-z0-9_]|$)" {
+	begin()
+	if (!define && !function_like && /;$/)
+		end()
+}
+
+first && define && !/\\$/ {
+	end()
+}
+
+first && /^[{]/ {
+	function_like = 0
+}
+
+first && function_like && /;$/ {
+	first = 0
+}
+
+first && NR > first && /^[})]/ {
+	end()
+}

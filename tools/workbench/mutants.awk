@@ -1,0 +1,71 @@
+# SPDX-License-Identifier: GPL-2.0-only
+#
+# The table `mutants`, read in one of two ways:
+#
+#	awk -v list=1 -f mutants.awk TABLE	headings and rules, as the contract that they are
+#	awk -v dir=DIR -f mutants.awk TABLE	lines "NAME TEST MACHINE PLACE", and the edits in DIR/NAME.sed
+
+function complain(what)
+{
+	print FILENAME ":" FNR ": " what > "/dev/stderr"
+	bad = 1
+}
+
+# A mutant is complete when the next one begins.
+function finish()
+{
+	if (name != "" && place == "")
+		complain("mutant " name " names no test")
+	else if (name != "" && (edits > 0) == (place ~ /^mutants[.]d/))
+		complain("mutant " name " has to have either an edit or a patch")
+	name = ""
+}
+
+/^#/ || /^$/ {
+	next
+}
+
+/^== / {
+	finish()
+	if (list)
+		print (headings++ ? "\n" : "") substr($0, 4)
+	next
+}
+
+/^[a-z0-9-]+: / {
+	finish()
+	name = $1
+	sub(/:$/, "", name)
+	if (seen[name]++)
+		complain("there are two mutants " name)
+	if (list)
+		printf "  %-40s %s\n", name, substr($0, length(name) + 3)
+	place = ""
+	edits = 0
+	next
+}
+
+/^\t/ && name != "" && place == "" {
+	if (NF != 3)
+		complain("not a test, a machine and a place: " $0)
+	place = $3
+	if (!list)
+		print name, $1, $2, $3
+	next
+}
+
+/^\t/ && name != "" {
+	if (!list)
+		print substr($0, 2) > (dir "/" name ".sed")
+	edits++
+	next
+}
+
+{
+	complain("not understood: " $0)
+}
+
+END {
+	finish()
+	exit bad
+}
