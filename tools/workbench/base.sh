@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-only
-# shellcheck shell=sh
+# shellcheck shell=dash
 #
 # The ground the series stands on: Debian packages, and the base kernel's source.
+#
+# cmd_fetch sets VERSION and BASE_TAR, the version of the base and its tarball, and APT, a folder while it fetches.
 
 BASE_PACKAGE=linux-source-7.3
 BASE_VERSION=7.3.4-1~bpo13+1
@@ -12,17 +14,19 @@ BASE_SUITE=trixie-backports
 # bring. Files are looked for, not packages: any compiler will do.
 deps_missing()
 {
-	while read -r _for _package _thing; do
-		case $_for:$1 in
+	local command package thing file
+
+	while read -r command package thing; do
+		case $command:$1 in
 		test:demo) continue ;;
 		esac
-		case $_thing in
-		/*)	for _file in $_thing; do
-				[ ! -e "$_file" ] || continue 2
+		case $thing in
+		/*)	for file in $thing; do
+				[ ! -e "$file" ] || continue 2
 			done ;;
-		*)	! command -v "$_thing" > /dev/null 2>&1 || continue ;;
+		*)	! command -v "$thing" > /dev/null 2>&1 || continue ;;
 		esac
-		echo "$_package"
+		echo "$package"
 	done <<-'END'
 		demo gcc gcc
 		demo libc6-dev /usr/include/stdio.h
@@ -56,32 +60,32 @@ deps_missing()
 # cmd_deps [demo|test]: all that the command needs; both of them need what demo does.
 cmd_deps()
 {
-	_command=${1:-test}
-	case $_command in
-	demo|test) ;;
-	*)	die "deps: for 'demo' or 'test', not for '$_command'" ;;
-	esac
-	_missing=$(deps_missing "$_command" | tr '\n' ' ')
-	[ -n "$_missing" ] || return 0
+	local command="${1:-test}" missing sudo=''
 
-	say "Installing Debian packages: $_missing"
+	case $command in
+	demo|test) ;;
+	*)	die "deps: for 'demo' or 'test', not for '$command'" ;;
+	esac
+	missing=$(deps_missing "$command" | tr '\n' ' ')
+	[ -n "$missing" ] || return 0
+
+	say "Installing Debian packages: $missing"
 	need_disk / 2000 "the packages"
-	_sudo=
 	if [ "$(id -u)" -ne 0 ]; then
 		command -v sudo > /dev/null ||
-			die "neither root nor sudo here; as root, run: apt-get install $_missing"
-		_sudo="sudo"
+			die "neither root nor sudo here; as root, run: apt-get install $missing"
+		sudo=sudo
 		# Ask for the password now, not behind a progress line.
 		sudo -v || die "sudo refused"
 	fi
-	step apt-update "package lists" 0 $_sudo apt-get update ||
+	step apt-update "package lists" 0 $sudo apt-get update ||
 		die "apt-get update failed: is there a network?"
 	# shellcheck disable=SC2086 # a list of package names
-	step apt-install "installing" 0 $_sudo env DEBIAN_FRONTEND=noninteractive \
-		apt-get install -y --no-install-recommends $_missing ||
+	step apt-install "installing" 0 $sudo env DEBIAN_FRONTEND=noninteractive \
+		apt-get install -y --no-install-recommends $missing ||
 		die "apt-get install failed"
-	_missing=$(deps_missing "$_command" | tr '\n' ' ')
-	[ -z "$_missing" ] || die "still missing after installing: $_missing"
+	missing=$(deps_missing "$command" | tr '\n' ' ')
+	[ -z "$missing" ] || die "still missing after installing: $missing"
 }
 
 # The mirrors that this machine's apt takes Debian itself from.
@@ -95,9 +99,10 @@ apt_mirrors()
 # apt with lists, cache and sources of its own, so that the system's stay as they are.
 apt_private()
 {
-	_tool=$1
+	local tool="$1"
+
 	shift
-	"$_tool" -q \
+	"$tool" -q \
 		-o Dir::State::Lists="$APT/lists" -o Dir::State::status=/dev/null -o Dir::Cache="$APT/cache" \
 		-o Dir::Etc::sourcelist="$APT/sources.list" -o Dir::Etc::sourceparts="$APT/parts" \
 		-o APT::Sandbox::User="$(id -un)" -o Acquire::Languages=none -o Acquire::Retries=2 \
@@ -106,11 +111,13 @@ apt_private()
 
 apt_update()
 {
-	for _keys in /usr/share/keyrings/debian-archive-keyring.gpg /usr/share/keyrings/debian-archive-keyring.pgp; do
-		[ ! -e $_keys ] || break
+	local keys mirror
+
+	for keys in /usr/share/keyrings/debian-archive-keyring.gpg /usr/share/keyrings/debian-archive-keyring.pgp; do
+		[ ! -e $keys ] || break
 	done
-	for _mirror in $(apt_mirrors); do
-		echo "deb [signed-by=$_keys] $_mirror $BASE_SUITE main" > "$APT/sources.list"
+	for mirror in $(apt_mirrors); do
+		echo "deb [signed-by=$keys] $mirror $BASE_SUITE main" > "$APT/sources.list"
 		apt_private apt-get update && return 0
 	done
 	echo "no mirror of this machine's apt configuration served $BASE_SUITE"
@@ -141,9 +148,11 @@ tarball_of()
 	echo "$CACHE/${BASE_PACKAGE}_$1.tar.xz"
 }
 
-# Sets BASE_TAR, the tarball, and VERSION, which one it is.
+# Nothing to do with KERNEL_SRC.
 cmd_fetch()
 {
+	local sum
+
 	[ -z "${KERNEL_SRC:-}" ] || return 0
 
 	VERSION=$BASE_VERSION
@@ -171,9 +180,9 @@ cmd_fetch()
 	fi
 	if [ ! -e "$BASE_TAR" ]; then
 		step fetch "download" 0 apt_download "$VERSION" || die "the download failed"
-		_sum=$(sha256_of "$APT/tarball")
-		if [ "$VERSION" = $BASE_VERSION ] && [ "$_sum" != $BASE_SHA256 ]; then
-			die "wrong checksum of $BASE_PACKAGE $VERSION's tarball: $_sum, expected $BASE_SHA256"
+		sum=$(sha256_of "$APT/tarball")
+		if [ "$VERSION" = $BASE_VERSION ] && [ "$sum" != $BASE_SHA256 ]; then
+			die "wrong checksum of $BASE_PACKAGE $VERSION's tarball: $sum, expected $BASE_SHA256"
 		fi
 		mv "$APT/tarball" "$BASE_TAR"
 	fi

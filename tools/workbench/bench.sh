@@ -7,6 +7,8 @@
 #	bench.goals	what the series is to reach, by row
 #	bench.expected	what was recorded by 'wb bench --record', as ratios: see there
 #	bench.awk	from rows to tables
+#
+# Sets BENCH_KERNEL and BENCH_PERCENT, once.
 
 BENCH_KERNEL=plain
 # Beyond this many percent of what is recorded, a row has failed.
@@ -19,7 +21,7 @@ bench_boot()
 	have_kernel
 	vm_new "$1"
 	vm_counted
-	vm_mem=1024 vm_time=900
+	VM_MEM=1024 VM_TIME=900
 	vm_file "$OUT/gmem-bench/gmem-bench"
 	vm_kvm gmem_in_place_conversion=1
 	vm_plan run in-place 0 /bin/gmem-bench
@@ -108,7 +110,7 @@ cmd_bench()
 	cmd_deps demo
 	have_tree
 	kernel_take $BENCH_KERNEL
-	[ -e "$ARCH_OUT/pid1" ] || cmd_build x86_64
+	[ -e "$(arch_out)/pid1" ] || cmd_build x86_64
 	cmd_build $BENCH_KERNEL
 	say "Counting instructions in an emulated machine"
 	rm -rf "$dir"

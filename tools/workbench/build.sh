@@ -1,35 +1,63 @@
 # SPDX-License-Identifier: GPL-2.0-only
-# shellcheck shell=sh
+# shellcheck shell=dash
 #
 # Building: the kernels of the file `kernels`, their modules, the selftests, PID 1, the example VMM and the benchmark.
+#
+# kernel_take sets what all else here is about: KERNEL, its name in the file `kernels`; KARCH, its architecture; KTREE, its
+# source; and OUT, where it is built.
 
 kernel_names()
 {
 	awk '/^[^#]/ { print $1 }' "$WB/kernels"
 }
 
+# kernel_fields NAME: TREE ARCH STEPS CONFIG...
+kernel_fields()
+{
+	awk -v name="$1" '$1 == name { $1 = ""; print }' "$WB/kernels"
+}
+
 # kernel_take NAME: the kernel that what follows is about.
 kernel_take()
 {
+	local name="$1"
+
 	# shellcheck disable=SC2046 # the fields of the line
-	set -- "$1" $(awk -v name="$1" '$1 == name' "$WB/kernels")
-	[ $# -gt 1 ] || die "no kernel '$1': there are $(kernel_names | tr '\n' ' ')"
-	KERNEL=$2 KTREE=$BUILD/$3 KARCH=$4 KSTEPS=$5
+	set -- $(kernel_fields "$name")
+	[ $# -gt 0 ] || die "no kernel '$name': there are $(kernel_names | tr '\n' ' ')"
+	KERNEL=$name KTREE=$BUILD/$1 KARCH=$2
 	# kbuild uses relative paths, then, and the results may be copied.
 	OUT=$KTREE/wb-$KERNEL
-	# What runs on all kernels of an architecture is built once.
-	ARCH_OUT=$TREE/wb-$KARCH
-	shift 5
-	KCONFIGS=$*
+}
+
+# What runs on all kernels of an architecture is built once, here.
+arch_out()
+{
+	echo "$TREE/wb-$KARCH"
+}
+
+kernel_image()
+{
 	case $KARCH in
-	arm64)	IMAGE=arch/arm64/boot/Image ;;
-	*)	IMAGE=arch/x86/boot/bzImage ;;
+	arm64)	echo "$OUT/arch/arm64/boot/Image" ;;
+	*)	echo "$OUT/arch/x86/boot/bzImage" ;;
 	esac
+}
+
+# How many lines kbuild is going to print, 0 for unknown.
+kernel_steps()
+{
+	if [ -e "$(kernel_image)" ]; then
+		echo 0
+	else
+		kernel_fields "$KERNEL" | awk '{ print $3 }'
+	fi
 }
 
 kernel_make()
 {
-	make -f "$WB/Makefile" -j "$JOBS" TREE="$KTREE" OUT="$OUT" ARCH="$KARCH" CONFIGS="$KCONFIGS" "$@"
+	make -f "$WB/Makefile" -j "$JOBS" TREE="$KTREE" OUT="$OUT" ARCH="$KARCH" \
+		CONFIGS="$(kernel_fields "$KERNEL" | cut -d ' ' -f 5-)" "$@"
 }
 
 vmm_make()
@@ -39,12 +67,12 @@ vmm_make()
 
 bench_make()
 {
-	make -C "$TOP/tools/gmem-bench" OUT="$OUT/gmem-bench" KHDR="$ARCH_OUT/usr/include"
+	make -C "$TOP/tools/gmem-bench" OUT="$OUT/gmem-bench" KHDR="$(arch_out)/usr/include"
 }
 
 have_kernel()
 {
-	[ -e "$OUT/$IMAGE" ] || die "no kernel built yet: 'wb build $KERNEL' does that"
+	[ -e "$(kernel_image)" ] || die "no kernel built yet: 'wb build $KERNEL' does that"
 }
 
 # What is built already need not be compiled once more: another tree starts as a copy with all its times, another set of
@@ -62,7 +90,7 @@ kernel_copy()
 	fi
 	rm -rf "$OUT.new"
 	mkdir "$OUT.new"
-	tar -C "$ARCH_OUT" --format=posix -cf - --exclude=./selftests --exclude=./gmem-vmm --exclude=./.config . |
+	tar -C "$(arch_out)" --format=posix -cf - --exclude=./selftests --exclude=./gmem-vmm --exclude=./.config . |
 		tar -C "$OUT.new" -xf - || return 1
 	touch "$OUT.new/copied"
 	mv "$OUT.new" "$OUT"
@@ -73,7 +101,7 @@ kernel_copy()
 objtool_keep()
 {
 	make -C "$KTREE" O="$OUT" ARCH="$KARCH" -j "$JOBS" prepare || return 1
-	find "$OUT/tools/objtool" -exec touch -r "$ARCH_OUT/tools/objtool/objtool" {} +
+	find "$OUT/tools/objtool" -exec touch -r "$(arch_out)/tools/objtool/objtool" {} +
 	rm "$OUT/copied"
 }
 
@@ -92,10 +120,9 @@ kernel_build()
 			step "copy-$KERNEL" "copy of what is built" 0 kernel_copy || die "cannot copy a kernel"
 		fi
 	fi
-	[ ! -e "$OUT/$IMAGE" ] || KSTEPS=0
 	step "config-$KERNEL" "config" 0 kernel_make config || die "the kernel configuration failed"
 	[ ! -e "$OUT/copied" ] || step "objtool-$KERNEL" "objtool" 0 objtool_keep || die "objtool does not build"
-	step "kernel-$KERNEL" "kernel" "$KSTEPS" kernel_make kernel || die "the kernel does not build"
+	step "kernel-$KERNEL" "kernel" "$(kernel_steps)" kernel_make kernel || die "the kernel does not build"
 	if [ "$KERNEL" = "$KARCH" ]; then
 		step "selftests-$KARCH" "selftests" 0 kernel_make selftests init TESTS="$*" ||
 			die "the selftests do not build"
@@ -111,11 +138,13 @@ kernel_build()
 
 cmd_build()
 {
+	local kernel
+
 	have_tree
 	[ $# -gt 0 ] || set -- x86_64
-	for _kernel; do
-		kernel_take "$_kernel"
+	for kernel; do
+		kernel_take "$kernel"
 		# shellcheck disable=SC2046 # a list of tests
-		kernel_build "$_kernel" $(test_programs "$KARCH")
+		kernel_build "$kernel" $(test_programs "$KARCH")
 	done
 }

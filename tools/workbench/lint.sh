@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0-only
-# shellcheck shell=sh
+# shellcheck shell=dash
 #
 # W=1 and sparse on the files that the series touches, in a tree and a build folder of their own: a warning that the
 # base does not have is an error.
+#
+# Sets STEPS and STEPS_OUT, that tree and that folder, and WARNINGS, a file: those of the last commit that was looked at.
 
 STEPS=$BUILD/steps
 STEPS_OUT=$BUILD/steps.out
@@ -17,18 +19,20 @@ lint_files()
 # commit. KVM's are built from its folder of the architecture.
 lint_objects()
 {
+	local file
+
 	if [ $# -eq 0 ]; then
 		series_touched AM
 	else
 		printf '%s\n' "$@"
-	fi | while read -r _file; do
-		[ -e "$STEPS/$_file" ] || continue
-		case $_file in
+	fi | while read -r file; do
+		[ -e "$STEPS/$file" ] || continue
+		case $file in
 		tools/*|samples/*)	;;
-		virt/kvm/*.c)		echo "arch/x86/kvm/../../../${_file%c}o" ;;
-		arch/x86/*.c)		echo "${_file%c}o" ;;
+		virt/kvm/*.c)		echo "arch/x86/kvm/../../../${file%c}o" ;;
+		arch/x86/*.c)		echo "${file%c}o" ;;
 		arch/*)			;;
-		*.c)			echo "${_file%c}o" ;;
+		*.c)			echo "${file%c}o" ;;
 		esac
 	done
 }
@@ -42,10 +46,11 @@ lint_make()
 # has to build as well.
 lint_build()
 {
-	_commit=$1 _target=$2
+	local commit="$1" target="$2"
+
 	shift 2
 	[ -e "$STEPS" ] || git clone -q --shared --no-tags "$TREE" "$STEPS" || return 1
-	git -C "$STEPS" fetch -q "$TREE" "$_commit" && git -C "$STEPS" checkout -q -f --detach "$_commit" || return 1
+	git -C "$STEPS" fetch -q "$TREE" "$commit" && git -C "$STEPS" checkout -q -f --detach "$commit" || return 1
 	make -f "$WB/Makefile" TREE="$STEPS" OUT="$STEPS_OUT" ARCH=x86_64 CONFIGS="base x86_64 debug confidential lint" config ||
 		return 1
 	# Only commits that have this option take it, and only with it does its file compile.
@@ -57,7 +62,7 @@ lint_build()
 	lint_make prepare || return 1
 	# shellcheck disable=SC2046 # a list of objects
 	[ ! -s "$STEPS_OUT/objects" ] || lint_make C=1 CHECK="$WB/sparse" $(cat "$STEPS_OUT/objects") || return 1
-	[ -z "$_target" ] || lint_make "$_target"
+	[ -z "$target" ] || lint_make "$target"
 }
 
 # lint_warnings LOG: the warnings in files of the series, without line numbers, which any patch shifts.
@@ -69,22 +74,24 @@ lint_warnings()
 		awk -F : 'NR == FNR { touched[$1]; next } $1 in touched' "$STEPS_OUT/touched" - | sort
 }
 
-# lint_commit COMMIT NAME TARGET [FILE...]: sets WARNINGS, a file of them; nothing is done twice.
+# lint_commit COMMIT NAME TARGET [FILE...]: sets WARNINGS; nothing is done twice.
 lint_commit()
 {
-	_lint_commit=$(tgit rev-parse "$1") _lint_name=$2 _lint_target=$3
+	local commit name="$2" target="$3"
+
+	commit=$(tgit rev-parse "$1")
 	shift 3
 	# By the files that are compiled: a commit that was reworded is none to compile again.
 	# shellcheck disable=SC2046 # a list of files
-	WARNINGS=$STEPS_OUT/warnings-$({ tgit ls-tree -r "$_lint_commit" -- $(lint_files); echo "$*"; } |
-		cksum | cut -d' ' -f1)${_lint_target:+-built}
+	WARNINGS=$STEPS_OUT/warnings-$({ tgit ls-tree -r "$commit" -- $(lint_files); echo "$*"; } |
+		cksum | cut -d' ' -f1)${target:+-built}
 	[ ! -e "$WARNINGS" ] || return 0
-	step "lint-$_lint_name" "$_lint_name" 0 lint_build "$_lint_commit" "$_lint_target" "$@" || return 1
-	lint_warnings "$LOGS/lint-$_lint_name.log" > "$WARNINGS.new"
+	step "lint-$name" "$name" 0 lint_build "$commit" "$target" "$@" || return 1
+	lint_warnings "$LOGS/lint-$name.log" > "$WARNINGS.new"
 	mv "$WARNINGS.new" "$WARNINGS"
 }
 
-# lint_base: the base's warnings of the files that have some by WARNINGS, which it sets.
+# lint_base: sets WARNINGS to the base's, of the files that have some by WARNINGS.
 lint_base()
 {
 	# shellcheck disable=SC2046 # a list of files
@@ -97,27 +104,27 @@ lint_base()
 # lint_commits TARGET COMMIT...: none of them has a warning that the base does not have.
 lint_commits()
 {
-	_target=$1
+	local target="$1" bad=0 step subject warnings
+
 	shift
 	[ -e "$STEPS" ] || need_disk "$BUILD" 3000 "a second tree and build for the warnings"
 	mkdir -p "$STEPS_OUT"
 	hold lint
-	_bad=0
-	for _step; do
-		_subject=$(tgit log -1 --format=%f "$_step")
-		lint_commit "$_step" "$_subject" "$_target" || { _bad=1; continue; }
-		_warnings=$WARNINGS
-		[ -s "$_warnings" ] || continue
+	for step; do
+		subject=$(tgit log -1 --format=%f "$step")
+		lint_commit "$step" "$subject" "$target" || { bad=1; continue; }
+		warnings=$WARNINGS
+		[ -s "$warnings" ] || continue
 		lint_base || return 1
 		# A second warning of a kind that the base has once is new too.
 		if awk 'FILENAME == ARGV[1] { base[$0]++; next } ++n[$0] > base[$0] { print; new++ } END { exit !new }' \
-			"$WARNINGS" "$_warnings"; then
-			note "$_subject: warnings that the base does not have (log: $LOGS/lint-$_subject.log)"
-			_bad=1
+			"$WARNINGS" "$warnings"; then
+			note "$subject: warnings that the base does not have (log: $LOGS/lint-$subject.log)"
+			bad=1
 		fi
 	done
 	release
-	return $_bad
+	return $bad
 }
 
 cmd_lint()
@@ -146,37 +153,39 @@ each_build()
 # each_kernel KERNEL COMMIT...: each of these commits that has the configuration builds with it; the last one has it.
 each_kernel()
 {
-	_kernel=$1 _bad=0 _count=0 _offered=
+	local kernel="$1" bad=0 count=0 offered='' commit subject
+
 	shift
 	hold lint
-	for _commit; do
-		_subject=$(tgit log -1 --format=%f "$_commit")
-		step "each-$_kernel-$_subject" "$_kernel: $_subject" 0 each_build "$_commit" "$_kernel" || { _bad=1; continue; }
-		_offered=1
-		! grep -qx 'not offered' "$LOGS/each-$_kernel-$_subject.log" || _offered=
-		_count=$((_count + ${_offered:-0}))
+	for commit; do
+		subject=$(tgit log -1 --format=%f "$commit")
+		step "each-$kernel-$subject" "$kernel: $subject" 0 each_build "$commit" "$kernel" || { bad=1; continue; }
+		offered=1
+		! grep -qx 'not offered' "$LOGS/each-$kernel-$subject.log" || offered=
+		count=$((count + ${offered:-0}))
 	done
 	release
-	note "$_kernel: $_count of $# patches have this configuration"
-	[ -n "$_offered" ] || { note "$_kernel: the whole series does not build with it"; _bad=1; }
-	return $_bad
+	note "$kernel: $count of $# patches have this configuration"
+	[ -n "$offered" ] || { note "$kernel: the whole series does not build with it"; bad=1; }
+	return $bad
 }
 
 cmd_each()
 {
+	local began steps failed=0 variant
+
 	have_tree
 	series_exists || { note "patches/ is empty: nothing to check"; return 0; }
 	say "Each patch on its own: it builds, with no new warning"
-	_began=$(date +%s)
+	began=$(date +%s)
 	# Those that change what is compiled into the kernel.
-	_steps=$(tgit rev-list --reverse base..HEAD -- ':!tools' ':!Documentation' ':!MAINTAINERS')
-	_failed=0
+	steps=$(tgit rev-list --reverse base..HEAD -- ':!tools' ':!Documentation' ':!MAINTAINERS')
 	# shellcheck disable=SC2086 # a list of commits
-	lint_commits arch/x86/kvm/ $_steps || _failed=1
-	for _variant in $(awk '/^[^#]/ && $2 == "linux" && $1 != "x86_64" { print $1 }' "$WB/kernels"); do
+	lint_commits arch/x86/kvm/ $steps || failed=1
+	for variant in $(awk '/^[^#]/ && $2 == "linux" && $1 != "x86_64" { print $1 }' "$WB/kernels"); do
 		# shellcheck disable=SC2086 # a list of commits
-		each_kernel "$_variant" $_steps || _failed=1
+		each_kernel "$variant" $steps || failed=1
 	done
-	note "$(echo "$_steps" | wc -l) patches of kernel code, in $(elapsed "$_began")"
-	return $_failed
+	note "$(echo "$steps" | wc -l) patches of kernel code, in $(elapsed "$began")"
+	return $failed
 }

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-only
-# shellcheck shell=sh
+# shellcheck shell=dash
 #
 # The series in its two forms: mails in patches/ with the new files at the top level, and commits in build/linux.
 
@@ -51,13 +51,15 @@ series_clone()
 # series_am DIR: git am of patches/ in such a clone; on failure name patch and file.
 series_am()
 {
-	while read -r _patch; do
-		[ -e "$PATCHES/$_patch" ] || { echo "patches/series names $_patch, which is not there"; return 1; }
-		git -C "$1" am -q --committer-date-is-author-date "$PATCHES/$_patch" > "$1.err" 2>&1 && continue
-		_file=$(sed -n 's/^error: patch failed: //p; s/^error: \(.*: does not exist in index\)/\1/p' "$1.err" |
+	local patch file
+
+	while read -r patch; do
+		[ -e "$PATCHES/$patch" ] || { echo "patches/series names $patch, which is not there"; return 1; }
+		git -C "$1" am -q --committer-date-is-author-date "$PATCHES/$patch" > "$1.err" 2>&1 && continue
+		file=$(sed -n 's/^error: patch failed: //p; s/^error: \(.*: does not exist in index\)/\1/p' "$1.err" |
 			head -n 1)
-		[ -n "$_file" ] || _file=$(sed -n 's/^\(error\|fatal\): //p' "$1.err" | head -n 1)
-		echo "$_patch does not apply: $_file"
+		[ -n "$file" ] || file=$(sed -n 's/^\(error\|fatal\): //p' "$1.err" | head -n 1)
+		echo "$patch does not apply: $file"
 		return 1
 	done < "$PATCHES/series"
 }
@@ -73,33 +75,37 @@ series_sum()
 # changes.
 series_lay()
 {
-	_sum=$(series_sum) || return 1
-	if [ "$(cat "$BUILD/check/am.sum" 2> /dev/null)" = "$_sum" ] && tgit rev-parse -q --verify refs/wb/next > /dev/null; then
+	local sum
+
+	sum=$(series_sum) || return 1
+	if [ "$(cat "$BUILD/check/am.sum" 2> /dev/null)" = "$sum" ] && tgit rev-parse -q --verify refs/wb/next > /dev/null; then
 		return 0
 	fi
 	series_clone "$BUILD/check/am" || return 1
 	series_am "$BUILD/check/am" || return 1
 	tgit fetch -q "$BUILD/check/am" +HEAD:refs/wb/next || return 1
-	echo "$_sum" > "$BUILD/check/am.sum"
+	echo "$sum" > "$BUILD/check/am.sum"
 }
 
 tree_base()
 {
+	local name
+
 	cmd_fetch
 	mkdir -p "$BUILD"
 	need_disk "$BUILD" 3000 "the kernel's source tree"
 	if [ -n "${KERNEL_SRC:-}" ]; then
 		[ -d "$KERNEL_SRC" ] || die "KERNEL_SRC: no folder $KERNEL_SRC"
 		base_is_7_3 "$KERNEL_SRC" || die "KERNEL_SRC: $KERNEL_SRC is not a 7.3 kernel tree with guest_memfd"
-		_name="a 7.3 tree of one's own"
+		name="a 7.3 tree of one's own"
 	else
-		_name="$BASE_PACKAGE $VERSION"
+		name="$BASE_PACKAGE $VERSION"
 	fi
-	say "Making the kernel tree build/linux from $_name"
+	say "Making the kernel tree build/linux from $name"
 	rm -rf "$TREE.new"
 	step unpack "unpack" 0 base_unpack "$TREE.new" || die "cannot unpack the base kernel"
 	base_is_7_3 "$TREE.new" || die "the base kernel's tarball is not a 7.3 kernel tree"
-	step commit "commit the base" 0 base_commit "$TREE.new" "$_name" || die "cannot commit the base kernel"
+	step commit "commit the base" 0 base_commit "$TREE.new" "$name" || die "cannot commit the base kernel"
 	mv "$TREE.new" "$TREE"
 }
 
@@ -205,13 +211,15 @@ tree_linear()
 
 cmd_export()
 {
+	local file
+
 	[ -e "$TREE" ] || die "no build/linux yet: 'wb tree' makes it"
 	tree_linear
 	mkdir -p "$BUILD/check"
 	export_to "$BUILD/check/export" || die "export failed"
 	export_list "$BUILD/check/export" > "$BUILD/check/new"
-	for _file in $(export_list "$TOP" | grep -vxF -f "$BUILD/check/new"); do
-		rm -f "$TOP/$_file"
+	for file in $(export_list "$TOP" | grep -vxF -f "$BUILD/check/new"); do
+		rm -f "$TOP/$file"
 	done
 	(cd "$BUILD/check/export" && tar -cf - .) | (cd "$TOP" && tar -xf - --no-same-owner)
 	tgit update-ref refs/wb/laid HEAD
@@ -231,23 +239,24 @@ series_quilt()
 
 series_agree()
 {
-	_rc=0
+	local rc=0 file
+
 	(cd "$PATCHES" && printf '%s\n' [0-9]*.patch) | cmp -s - "$PATCHES/series" ||
-		{ echo "patches/series does not list the mails of patches/ in their order"; _rc=1; }
+		{ echo "patches/series does not list the mails of patches/ in their order"; rc=1; }
 	series_lay || return 1
 	series_quilt "$BUILD/check/quilt" || return 1
 	[ "$(tgit rev-parse 'HEAD^{tree}')" = "$(tgit rev-parse 'refs/wb/next^{tree}')" ] ||
-		{ echo "build/linux and patches/ differ: 'wb export' or 'wb tree'"; _rc=1; }
+		{ echo "build/linux and patches/ differ: 'wb export' or 'wb tree'"; rc=1; }
 	export_to "$BUILD/check/export" && export_to "$BUILD/check/again" || return 1
-	diff -r "$BUILD/check/export" "$BUILD/check/again" || { echo "exporting twice gives different bytes"; _rc=1; }
+	diff -r "$BUILD/check/export" "$BUILD/check/again" || { echo "exporting twice gives different bytes"; rc=1; }
 	export_list "$BUILD/check/export" > "$BUILD/check/new"
 	export_list "$TOP" > "$BUILD/check/old"
 	diff "$BUILD/check/old" "$BUILD/check/new" ||
-		{ echo "files at the top level (<) are not those of the series (>)"; _rc=1; }
-	while read -r _file; do
-		cmp "$TOP/$_file" "$BUILD/check/export/$_file" || _rc=1
+		{ echo "files at the top level (<) are not those of the series (>)"; rc=1; }
+	while read -r file; do
+		cmp "$TOP/$file" "$BUILD/check/export/$file" || rc=1
 	done < "$BUILD/check/new"
-	return $_rc
+	return $rc
 }
 
 cmd_check()
@@ -262,35 +271,37 @@ cmd_check()
 # checkpatch_these: the patches whose names come in.
 checkpatch_these()
 {
-	_rc=0
-	while read -r _patch; do
+	local rc=0 patch ignore said
+
+	while read -r patch; do
 		# Our mails carry no Signed-off-by; MAINTAINERS is one patch of the series, not of each.
-		_ignore=FILE_PATH_CHANGES
+		ignore=FILE_PATH_CHANGES
 		# TRACE_EVENT() has a layout of its own, which checkpatch doesn't know.
-		! grep -q '^+++ b/include/trace/' "$PATCHES/$_patch" ||
-			_ignore=$_ignore,PARENTHESIS_ALIGNMENT,OPEN_ENDED_LINE
+		! grep -q '^+++ b/include/trace/' "$PATCHES/$patch" ||
+			ignore=$ignore,PARENTHESIS_ALIGNMENT,OPEN_ENDED_LINE
 		# Debian's python3 has the modules that checkpatch's helpers need, another one may not.
-		_said=$(cd "$TREE" && PATH=/usr/bin:$PATH perl scripts/checkpatch.pl -q --strict --no-signoff \
-			--ignore $_ignore "$PATCHES/$_patch" 2>&1) || { _rc=1; printf '%s\n' "$_said" "checkpatch: $_patch"; }
+		said=$(cd "$TREE" && PATH=/usr/bin:$PATH perl scripts/checkpatch.pl -q --strict --no-signoff \
+			--ignore $ignore "$PATCHES/$patch" 2>&1) || { rc=1; printf '%s\n' "$said" "checkpatch: $patch"; }
 	done
-	return $_rc
+	return $rc
 }
 
 # As many at a time as there are processors; nothing is checked twice.
 series_checkpatch()
 {
-	_sum=$(series_sum "$WB/series.sh") || return 1
-	[ "$(cat "$BUILD/check/checkpatch.sum" 2> /dev/null)" != "$_sum" ] || return 0
-	_lane=0 _pids='' _failed=0
-	while [ $((_lane += 1)) -le "$JOBS" ]; do
-		awk -v lane="$_lane" -v lanes="$JOBS" 'NR % lanes == lane % lanes' "$PATCHES/series" | checkpatch_these &
-		_pids="$_pids $!"
+	local sum lane=0 pids='' failed=0 pid
+
+	sum=$(series_sum "$WB/series.sh") || return 1
+	[ "$(cat "$BUILD/check/checkpatch.sum" 2> /dev/null)" != "$sum" ] || return 0
+	while [ $((lane += 1)) -le "$JOBS" ]; do
+		awk -v lane="$lane" -v lanes="$JOBS" 'NR % lanes == lane % lanes' "$PATCHES/series" | checkpatch_these &
+		pids="$pids $!"
 	done
-	for _pid in $_pids; do
-		wait "$_pid" || _failed=1
+	for pid in $pids; do
+		wait "$pid" || failed=1
 	done
-	[ $_failed -ne 0 ] || echo "$_sum" > "$BUILD/check/checkpatch.sum"
-	return $_failed
+	[ $failed -ne 0 ] || echo "$sum" > "$BUILD/check/checkpatch.sum"
+	return $failed
 }
 
 cmd_checkpatch()

@@ -1,7 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0-only
-# shellcheck shell=sh
+# shellcheck shell=dash
 #
 # The whole run: static checks, build, and the booted matrix that the file `tests` describes.
+#
+# Sets RUN, the folder of the run, and RESULTS, where it goes at its end. Takes kernels (see build.sh), and sets VM to the
+# machine that is judged.
 
 RESULTS=$BUILD/results
 
@@ -57,9 +60,11 @@ test_kernels()
 # The selftests that the machines of an architecture need.
 test_programs()
 {
-	for _machine in $(machines); do
-		if [ "$(machine_kernel "$_machine"; echo "$KARCH")" = "$1" ]; then
-			tests_of "$_machine"
+	local machine
+
+	for machine in $(machines); do
+		if [ "$(machine_kernel "$machine"; echo "$KARCH")" = "$1" ]; then
+			tests_of "$machine"
 		fi
 	done | awk '$1 == "test" && $5 ~ /\// && !seen[$5]++ { print $5 }'
 }
@@ -94,12 +99,13 @@ record()
 # stage NAME COMMAND...: a check that is one result.
 stage()
 {
-	_name=$1
+	local name="$1"
+
 	shift
 	if ("$@"); then
-		record pass "$_name"
+		record pass "$name"
 	else
-		record fail "$_name"
+		record fail "$name"
 		return 1
 	fi
 }
@@ -107,6 +113,8 @@ stage()
 # machine_boot MACHINE DIR [TEST]: plan and boot it in this folder; everything it needs comes from the table.
 machine_boot()
 {
+	local kind name mib secs program args file
+
 	machine_kernel "$1"
 	have_kernel
 	tests_of "$1" > "$2/table"
@@ -116,22 +124,22 @@ machine_boot()
 	set -- $(machine_fields "$1")
 	shift
 	vm_kvm "$@"
-	vm_mem=$(awk '$3 > max { max = $3 } END { print max }' "$VM/tests")
-	vm_time=$(awk '{ sum += $4 } END { print sum + 120 }' "$VM/tests")
-	while read -r _kind _name _mib _secs _program _args; do
-		vm_plan mark "$_name"
-		case $_kind:$_program in
+	VM_MEM=$(awk '$3 > max { max = $3 } END { print max }' "$VM/tests")
+	VM_TIME=$(awk '{ sum += $4 } END { print sum + 120 }' "$VM/tests")
+	while read -r kind name mib secs program args; do
+		vm_plan mark "$name"
+		case $kind:$program in
 		kunit:*)
-			vm_module_file "$_program"
-			vm_plan kunit "$_name" "$_program"
+			vm_module_file "$program"
+			vm_plan kunit "$name" "$program"
 			continue ;;
 		*:gmem-vmm)
-			_file=$ARCH_OUT/gmem-vmm/gmem-vmm ;;
-		*)	_file=$ARCH_OUT/selftests/$_program ;;
+			file=$(arch_out)/gmem-vmm/gmem-vmm ;;
+		*)	file=$(arch_out)/selftests/$program ;;
 		esac
-		vm_file "$_file"
+		vm_file "$file"
 		# shellcheck disable=SC2086 # a list of arguments
-		vm_plan run "$_name" "$_secs" "/bin/$(basename "$_program")" $_args
+		vm_plan run "$name" "$secs" "/bin/$(basename "$program")" $args
 	done < "$VM/tests"
 	vm_kvm_unload
 	vm_run
@@ -140,54 +148,58 @@ machine_boot()
 # test_judge MACHINE NAME: a test's results to the summary, and its KTAP file.
 test_judge()
 {
-	_status=$(awk -v name="$2" '$1 == "exit" && $2 == name { print $3 }' "$VM/verdict")
-	_splat=$(sed -n "s/^splat $2 //p" "$VM/verdict" | head -n 1)
-	awk -f "$WB/ktap.awk" -v machine="$1" -v test="$2" -v status="$_status" -v splat="$_splat" \
+	local status splat ok='ok' skip='' shows
+
+	status=$(awk -v name="$2" '$1 == "exit" && $2 == name { print $3 }' "$VM/verdict")
+	splat=$(sed -n "s/^splat $2 //p" "$VM/verdict" | head -n 1)
+	awk -f "$WB/ktap.awk" -v machine="$1" -v test="$2" -v status="$status" -v splat="$splat" \
 		"$VM/table" "$VM/$2" > "$VM/results"
 	cat "$VM/results" >> "$RUN/summary"
-	_ok='ok' _skip=''
-	! grep -q '^fail ' "$VM/results" || _ok='not ok'
-	grep -q '^pass ' "$VM/results" || [ "$_ok" != ok ] || _skip=' # SKIP'
+	! grep -q '^fail ' "$VM/results" || ok='not ok'
+	grep -q '^pass ' "$VM/results" || [ "$ok" != ok ] || skip=' # SKIP'
 	{
 		printf 'KTAP version 1\n1..1\n'
 		sed 's/^/# /' "$VM/$2"
 		sed 's/^/# result: /' "$VM/results"
-		echo "$_ok 1 $2$_skip"
+		echo "$ok 1 $2$skip"
 	} > "$VM/$2.ktap"
 	printf '      %-36s %s\n' "$2" "$(awk '{ n[$1]++ } END {
 		printf "%d passed, %d failed, %d skipped", n["pass"], n["fail"], n["skip"] }' "$VM/results")"
-	_shows=$(sed -n "s/^shows $2 //p" "$VM/table")
-	[ -z "$_shows" ] || awk -v shows="$_shows" '$0 ~ shows { print "        " $0 }' "$VM/$2"
+	shows=$(sed -n "s/^shows $2 //p" "$VM/table")
+	[ -z "$shows" ] || awk -v shows="$shows" '$0 ~ shows { print "        " $0 }' "$VM/$2"
 }
 
 # machine_judge MACHINE: what came of it, in its folder of the run.
 machine_judge()
 {
+	local kind name rest ended
+
 	VM=$RUN/$1
 	note "machine $1"
 	touch "$VM/verdict" "$VM/output"
-	while read -r _kind _name _rest; do
-		: > "$VM/$_name"
+	while read -r kind name rest; do
+		: > "$VM/$name"
 	done < "$VM/tests"
 	awk -v dir="$VM" '/^\036/ { file = dir "/" substr($0, 2); next } file != "" { print > file }' "$VM/output"
-	while read -r _kind _name _rest; do
-		test_judge "$1" "$_name"
+	while read -r kind name rest; do
+		test_judge "$1" "$name"
 	done < "$VM/tests"
-	_ended=$(vm_ended "$RESULTS/$1") || {
-		record fail "$1: $(echo "$_ended" | head -n 1)"
-		echo "$_ended" | sed 's/^/      | /'
+	ended=$(vm_ended "$RESULTS/$1") || {
+		record fail "$1: $(echo "$ended" | head -n 1)"
+		echo "$ended" | sed 's/^/      | /'
 	}
 }
 
 # machines_boot MACHINE...: as many at a time as there are processors; each lane takes the next that none has taken.
 machines_boot()
 {
-	_lane=0
-	while [ $((_lane += 1)) -le "$JOBS" ]; do
-		for _machine; do
-			mkdir "$RUN/$_machine" 2> /dev/null || continue
-			(machine_boot "$_machine" "$RUN/$_machine") || echo "$_machine: exit status $?"
-			echo "  ENDED $_machine"
+	local lane=0 machine
+
+	while [ $((lane += 1)) -le "$JOBS" ]; do
+		for machine; do
+			mkdir "$RUN/$machine" 2> /dev/null || continue
+			(machine_boot "$machine" "$RUN/$machine") || echo "$machine: exit status $?"
+			echo "  ENDED $machine"
 		done &
 	done
 	wait
@@ -195,11 +207,13 @@ machines_boot()
 
 run_machines()
 {
+	local judged
+
 	# The probe, if it takes one, before machines ask for its result at the same time.
 	vm_accel > /dev/null
 	step machines "$# machines" $# machines_boot "$@"
-	for _judged; do
-		machine_judge "$_judged"
+	for judged; do
+		machine_judge "$judged"
 	done
 }
 
@@ -214,7 +228,9 @@ cmd_matrix()
 
 cmd_test()
 {
-	_began=$(date +%s)
+	local began
+
+	began=$(date +%s)
 	cmd_deps
 	cmd_tree
 	run_new
@@ -229,28 +245,28 @@ cmd_test()
 		run_machines $(machines)
 		run_bench
 	fi
-	note "the whole run took $(elapsed "$_began")"
+	note "the whole run took $(elapsed "$began")"
 	run_end
 }
 
 cmd_selftest()
 {
-	_params=''
+	local params='' test='' dir
+
 	while [ "${1:-}" = --param ] && [ $# -ge 2 ]; do
-		_params="$_params --param $2"
+		params="$params --param $2"
 		shift 2
 	done
 	[ $# -ge 1 ] || die "selftest: name one of the kernel's selftests"
 	have_tree
-	_test=
-	for _dir in '' kvm/ kvm/x86/; do
-		[ ! -e "$TREE/tools/testing/selftests/$_dir$1.c" ] || _test=$_dir$1
+	for dir in '' kvm/ kvm/x86/; do
+		[ ! -e "$TREE/tools/testing/selftests/$dir$1.c" ] || test=$dir$1
 	done
-	[ -n "$_test" ] || die "selftest: no $1.c in tools/testing/selftests, kvm/ or kvm/x86/ there"
+	[ -n "$test" ] || die "selftest: no $1.c in tools/testing/selftests, kvm/ or kvm/x86/ there"
 	shift
-	kernel_build x86_64 "$_test"
+	kernel_build x86_64 "$test"
 	# shellcheck disable=SC2086 # a list of options
-	cmd_boot $_params "$OUT/selftests/$_test" "$@"
+	cmd_boot $params "$OUT/selftests/$test" "$@"
 }
 
 cmd_demo()
