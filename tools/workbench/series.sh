@@ -2,6 +2,8 @@
 # shellcheck shell=dash
 #
 # The series in its two forms: mails in patches/ with the new files at the top level, and commits in build/linux.
+#
+# Sets SERIES_NAME, SERIES_EMAIL, BASE_DATE, PATCHES and SERIES_DIRS, once, and git's environment.
 
 SERIES_NAME="guest_memfd workbench"
 SERIES_EMAIL=gmem@localhost
@@ -23,6 +25,12 @@ tgit()
 series_exists()
 {
 	[ -s "$PATCHES/series" ]
+}
+
+# The mails in their order. Comment lines of patches/series name the parts of the series.
+series_patches()
+{
+	sed '/^#/d; /^$/d' "$PATCHES/series"
 }
 
 # Every file that a mail names; a word too many in a commit message does no harm.
@@ -53,7 +61,7 @@ series_am()
 {
 	local patch file
 
-	while read -r patch; do
+	series_patches | while read -r patch; do
 		[ -e "$PATCHES/$patch" ] || { echo "patches/series names $patch, which is not there"; return 1; }
 		git -C "$1" am -q --committer-date-is-author-date "$PATCHES/$patch" > "$1.err" 2>&1 && continue
 		file=$(sed -n 's/^error: patch failed: //p; s/^error: \(.*: does not exist in index\)/\1/p' "$1.err" |
@@ -61,14 +69,14 @@ series_am()
 		[ -n "$file" ] || file=$(sed -n 's/^\(error\|fatal\): //p' "$1.err" | head -n 1)
 		echo "$patch does not apply: $file"
 		return 1
-	done < "$PATCHES/series"
+	done
 }
 
 # series_sum [FILE]: changes with the patches, the base and FILE, and with nothing else.
 series_sum()
 {
 	# shellcheck disable=SC2046 # a list of files
-	cd "$PATCHES" && cat series $(cat series) "$@" | sha256sum && tgit rev-parse base
+	cd "$PATCHES" && cat series $(series_patches) "$@" | sha256sum && tgit rev-parse base
 }
 
 # Lay patches/ on the base, apart from build/linux; the commit becomes refs/wb/next there, and is good until a patch
@@ -175,19 +183,31 @@ cover_text()
 	echo "base-sha256: $BASE_SHA256"
 }
 
+# Add to a list of mails the comments of patches/series, each before the mail that it stands before there.
+series_comments()
+{
+	[ -e "$PATCHES/series" ] || { cat; return; }
+	awk '
+		function key(name) { sub(/^[0-9]+-/, "", name); return name }
+		NR == FNR && /^(#|$)/ { block = block $0 "\n"; next }
+		NR == FNR { if (block != "") comment[key($0)] = block; block = ""; next }
+		{ printf "%s%s\n", comment[key($0)], $0 }' "$PATCHES/series" -
+}
+
 # export_to DIR: all that the commits of build/linux give: DIR/patches, the new files, and our entry of MAINTAINERS.
-# What would differ from machine to machine or day to day is pinned: dates, hash lengths, git's version.
+# What would differ from machine to machine or day to day is pinned: dates, hash lengths, git's version. Subjects have no
+# numbers, or else each new patch would change all mails.
 export_to()
 {
 	rm -rf "$1"
 	mkdir -p "$1/patches"
 	GIT_COMMITTER_DATE=$(tgit log -1 --format=%aI HEAD) \
-	tgit -c "branch.series.description=$(cover_text)" format-patch -q -n --zero-commit --no-signature --full-index \
+	tgit -c "branch.series.description=$(cover_text)" format-patch -q --no-numbered --zero-commit --no-signature --full-index \
 		--no-renames --no-base --no-thread --diff-algorithm=myers --cover-letter --cover-from-description=subject \
 		-o "$1/patches" base..series || return 1
 	# Not *.patch: git am refuses a mail without a patch.
 	mv "$1/patches/0000-cover-letter.patch" "$1/patches/cover-letter"
-	(cd "$1/patches" && printf '%s\n' [0-9]*.patch > series)
+	(cd "$1/patches" && printf '%s\n' [0-9]*.patch) | series_comments > "$1/patches/series"
 	tgit archive HEAD --format=tar -- $(series_touched A) | tar -C "$1" -xf - || return 1
 	tgit diff -U0 base HEAD -- MAINTAINERS | sed -n '/^+++/d; s/^+//p' |
 		awk 'NF { if (blank && n) print ""; print; n++; blank = 0 } !NF { blank = 1 }' > "$1/MAINTAINERS"
@@ -223,7 +243,7 @@ cmd_export()
 	done
 	(cd "$BUILD/check/export" && tar -cf - .) | (cd "$TOP" && tar -xf - --no-same-owner)
 	tgit update-ref refs/wb/laid HEAD
-	note "exported $(wc -l < "$PATCHES/series") patches and $(series_touched A | wc -l) new files"
+	note "exported $(series_patches | wc -l) patches and $(series_touched A | wc -l) new files"
 }
 
 # series_quilt DIR: quilt's way, in another such clone; the tree must come out as git am's.
@@ -241,7 +261,7 @@ series_agree()
 {
 	local rc=0 file
 
-	(cd "$PATCHES" && printf '%s\n' [0-9]*.patch) | cmp -s - "$PATCHES/series" ||
+	(cd "$PATCHES" && printf '%s\n' [0-9]*.patch) | series_comments | cmp -s - "$PATCHES/series" ||
 		{ echo "patches/series does not list the mails of patches/ in their order"; rc=1; }
 	series_lay || return 1
 	series_quilt "$BUILD/check/quilt" || return 1
@@ -293,8 +313,10 @@ series_checkpatch()
 
 	sum=$(series_sum "$WB/series.sh") || return 1
 	[ "$(cat "$BUILD/check/checkpatch.sum" 2> /dev/null)" != "$sum" ] || return 0
+	series_patches > "$BUILD/check/patches"
 	while [ $((lane += 1)) -le "$JOBS" ]; do
-		awk -v lane="$lane" -v lanes="$JOBS" 'NR % lanes == lane % lanes' "$PATCHES/series" | checkpatch_these &
+		awk -v lane="$lane" -v lanes="$JOBS" 'NR % lanes == lane % lanes' "$BUILD/check/patches" |
+			checkpatch_these &
 		pids="$pids $!"
 	done
 	for pid in $pids; do
