@@ -3,7 +3,7 @@
 # awk -f ktap.awk -v machine=NAME -v test=NAME -v status=N -v splat=TEXT TABLE OUTPUT
 #
 # What a test's output and exit status amount to, by the machine's lines of the file `tests`: lines "pass MACHINE/TEST: NAME",
-# "fail MACHINE/TEST: NAME: WHY" and "skip MACHINE/TEST: NAME: REASON", one for each result. Output that is not KTAP is
+# "fail MACHINE/TEST: NAME: WHY" and "skip MACHINE/TEST: REASON<tab>NAME", one for each result. Output that is not KTAP is
 # one result. A line of results that closes a group of indented ones is their sum, not another.
 
 # What follows the first n fields.
@@ -29,7 +29,10 @@ function result(kind, what, why)
 		kind = "fail"
 		why = why ": unexpected skip"
 	}
-	print kind " " machine "/" test (what == "" ? "" : ": " what) (why == "" ? "" : ": " why)
+	if (kind == "skip")
+		print kind " " machine "/" test ": " why "\t" what
+	else
+		print kind " " machine "/" test (what == "" ? "" : ": " what) (why == "" ? "" : ": " why)
 	if (kind == "fail")
 		failures++
 	results++

@@ -118,8 +118,11 @@ lint_commits()
 		lint_base || return 1
 		# A second warning of a kind that the base has once is new too.
 		if awk 'FILENAME == ARGV[1] { base[$0]++; next } ++n[$0] > base[$0] { print; new++ } END { exit !new }' \
-			"$WARNINGS" "$warnings"; then
-			note "$subject: warnings that the base does not have (log: $LOGS/lint-$subject.log)"
+			"$WARNINGS" "$warnings" > "$STEPS_OUT/new"; then
+			{
+				cat "$STEPS_OUT/new"
+				note "$subject: warnings that the base does not have (log: $LOGS/lint-$subject.log)"
+			} | tee -a "$LOGS/failures"
 			bad=1
 		fi
 	done

@@ -72,7 +72,8 @@ test_programs()
 # A run gathers its results in a folder of its own; at its end that becomes build/results.
 run_new()
 {
-	mkdir -p "$BUILD"
+	mkdir -p "$BUILD" "$LOGS"
+	: > "$LOGS/failures"
 	RUN=$(mktemp -d "$BUILD/results.XXXXXX")
 	chmod 755 "$RUN"
 	trap 'rm -rf "$RUN"' EXIT
@@ -84,13 +85,23 @@ run_end()
 	rm -rf "$RESULTS"
 	mv "$RUN" "$RESULTS"
 	trap - EXIT
-	say "Results, in build/results"
-	sed -n 's/^fail /    FAILED  /p; s/^skip /    skipped /p' "$RESULTS/summary"
+	say "Results, in ${RESULTS#"$TOP"/}"
+	# Cases that a program skipped for one reason are one line.
+	awk -F '\t' '
+		/^skip / && !($1 in nr) { line[++lines] = $1 }
+		/^skip / { nr[$1] += $2 != "" }
+		END {
+			for (i = 1; i <= lines; i++)
+				print "    skipped " substr(line[i], 6) (nr[line[i]] ? " (" nr[line[i]] " cases)" : "")
+		}' "$RESULTS/summary"
+	tail -n 30 "$LOGS/failures"
+	awk -v dir="$RESULTS" -f "$WB/failures.awk" "$RESULTS/summary"
+	sed -n 's/^fail /    FAILED  /p' "$RESULTS/summary"
 	awk '{ n[$1]++ } END { printf "%d passed, %d failed, %d skipped\n", n["pass"], n["fail"], n["skip"]
 		exit n["fail"] > 0 || !n["pass"] }' "$RESULTS/summary"
 }
 
-# record pass|fail|skip TEXT
+# record pass|fail TEXT
 record()
 {
 	printf '%s %s\n' "$1" "$2" >> "$RUN/summary"
@@ -226,9 +237,15 @@ cmd_matrix()
 	run_end
 }
 
+# was_built KERNEL: in this run, not another day.
+was_built()
+{
+	grep -qx "pass build $1" "$RUN/summary"
+}
+
 cmd_test()
 {
-	local began
+	local booting='' began kernel machine
 
 	began=$(date +%s)
 	cmd_deps
@@ -238,12 +255,26 @@ cmd_test()
 	stage "series: patches, top-level files and tree agree" cmd_check || :
 	stage "series: checkpatch --strict" cmd_checkpatch || :
 	stage "mutants apply" cmd_mutants --check || :
-	# shellcheck disable=SC2046 # lists of kernels and machines
-	if stage "build" cmd_build $(test_kernels); then
-		stage "series: sparse and W=1" cmd_lint || :
-		say "Booting"
-		run_machines $(machines)
+	for kernel in $(test_kernels); do
+		stage "build $kernel" cmd_build "$kernel" || :
+	done
+	stage "series: sparse and W=1" cmd_lint || :
+	say "Booting"
+	for machine in $(machines); do
+		machine_kernel "$machine"
+		# And the kernel whose selftests it runs.
+		if was_built "$KERNEL" && was_built "$KARCH"; then
+			booting="$booting $machine"
+		else
+			record fail "$machine: its kernel was not built"
+		fi
+	done
+	# shellcheck disable=SC2086 # a list of machines
+	[ -z "$booting" ] || run_machines $booting
+	if was_built $BENCH_KERNEL; then
 		run_bench
+	else
+		record fail "bench: its kernel was not built"
 	fi
 	note "the whole run took $(elapsed "$began")"
 	run_end
