@@ -95,11 +95,12 @@ vm_kvm()
 	kvm-intel) VM_VENDOR=kvm-intel paging=ept ;;
 	kvm-amd)	VM_VENDOR=kvm-amd paging=npt ;;
 	tcg)	VM_VENDOR=kvm-amd paging=npt
-		# In QEMU's emulation (seen in 7.2 and 10.0) no VM can run on CPU 0: whichever CPU restores x87 state, with
-		# XRSTOR, say, clears a flag in CPU 0's env->hflags2, by a read and a write (cpu_clear_ignne()). If VMRUN or
-		# #VMEXIT on CPU 0 changes another flag between the two, CPU 0 goes on in the wrong mode: the host's
-		# registers end up in the guest's VMCB, or interrupts nest. So here is a CPU more, and CPU 0 is left alone.
-		# A machine with a single CPU has no such race.
+		# In QEMU's emulation (seen in 7.2 and 10.0) a VM must not run on CPU 0. Any CPU that restores x87 state,
+		# e.g. with XRSTOR, clears a flag in CPU 0's env->hflags2, by a read and a write (cpu_clear_ignne()). If
+		# VMRUN or #VMEXIT on CPU 0 changes another flag in between, CPU 0 goes on in the wrong mode: the host's
+		# registers end up in the guest's VMCB, or interrupts nest until the machine stalls. That was once in some
+		# ten thousand conversions of guest_memfd_busy_test. So there is one more CPU, and init.c keeps all programs
+		# off CPU 0. A machine with a single CPU has no such race.
 		if [ $VM_CPUS -gt 1 ]; then
 			VM_CPUS=$((VM_CPUS + 1))
 			vm_plan avoid 0
