@@ -1,0 +1,492 @@
+/* SPDX-License-Identifier: GPL-2.0 WITH Linux-syscall-note */
+/*
+ * In-place conversion of guest_memfd memory, for VMMs: find out whether it is
+ * available, create a file, convert ranges of it, and know what to do about
+ * each error.  Include this file, there is nothing to link with.
+ *
+ * It builds as C11 and C++11, and later, with POSIX.1-2008 visible, as it is by
+ * default and with -D_GNU_SOURCE, and with any version of the kernel headers:
+ * what they lack is defined here.  Functions return 0 or a negative errno
+ * unless they say otherwise, keep no state, and may be called from several
+ * threads at once.
+ *
+ * The ABI is specified in Documentation/virt/kvm/api.rst, and what a VMM has to
+ * handle in Documentation/virt/kvm/guest_memfd.rst.
+ */
+#ifndef GMEM_H
+#define GMEM_H
+
+#include <assert.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/kvm.h>
+#include <linux/types.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <time.h>
+#include <unistd.h>
+
+/*
+ * Definitions that kernel headers older than Linux 7.3 may lack.  Values and
+ * layouts are part of the ABI and the same on all architectures.
+ */
+#ifndef KVM_CAP_MEMORY_FAULT_INFO
+#define KVM_CAP_MEMORY_FAULT_INFO	232
+#define KVM_EXIT_MEMORY_FAULT		39
+#define KVM_MEMORY_EXIT_FLAG_PRIVATE	(1ULL << 3)
+#endif
+
+#ifndef KVM_CAP_VM_TYPES
+#define KVM_CAP_VM_TYPES		235
+#endif
+
+#if (defined(__x86_64__) || defined(__i386__)) && !defined(KVM_X86_SW_PROTECTED_VM)
+#define KVM_X86_SW_PROTECTED_VM		1
+#endif
+
+#ifndef KVM_MEMORY_ATTRIBUTE_PRIVATE
+#define KVM_MEMORY_ATTRIBUTE_PRIVATE	(1ULL << 3)
+#endif
+
+#ifndef KVM_SET_USER_MEMORY_REGION2
+#define KVM_MEM_GUEST_MEMFD		(1UL << 2)
+
+struct kvm_userspace_memory_region2 {
+	__u32 slot;
+	__u32 flags;
+	__u64 guest_phys_addr;
+	__u64 memory_size;
+	__u64 userspace_addr;
+	__u64 guest_memfd_offset;
+	__u32 guest_memfd;
+	__u32 pad1;
+	__u64 pad2[14];
+};
+
+#define KVM_SET_USER_MEMORY_REGION2 \
+	_IOW(KVMIO, 0x49, struct kvm_userspace_memory_region2)
+#endif
+
+#ifndef KVM_CREATE_GUEST_MEMFD
+struct kvm_create_guest_memfd {
+	__u64 size;
+	__u64 flags;
+	__u64 reserved[6];
+};
+
+#define KVM_CREATE_GUEST_MEMFD \
+	_IOWR(KVMIO, 0xd4, struct kvm_create_guest_memfd)
+#endif
+
+#ifndef GUEST_MEMFD_FLAG_MMAP
+#define GUEST_MEMFD_FLAG_MMAP		(1ULL << 0)
+#endif
+
+#ifndef GUEST_MEMFD_FLAG_INIT_SHARED
+#define GUEST_MEMFD_FLAG_INIT_SHARED	(1ULL << 1)
+#endif
+
+#ifndef KVM_CAP_GUEST_MEMFD_FLAGS
+#define KVM_CAP_GUEST_MEMFD_FLAGS	244
+#endif
+
+#ifndef KVM_CAP_GUEST_MEMFD_MEMORY_ATTRIBUTES
+#define KVM_CAP_GUEST_MEMFD_MEMORY_ATTRIBUTES	252
+#endif
+
+#ifndef KVM_SET_MEMORY_ATTRIBUTES2
+struct kvm_memory_attributes2 {
+	union {
+		__u64 address;
+		__u64 offset;
+	};
+	__u64 size;
+	__u64 attributes;
+	__u64 flags;
+	__u64 error_offset;
+	__u64 reserved[11];
+};
+
+#define KVM_SET_MEMORY_ATTRIBUTES2 \
+	_IOWR(KVMIO, 0xd2, struct kvm_memory_attributes2)
+#endif
+
+static_assert(sizeof(struct kvm_memory_attributes2) == 128,
+	      "struct kvm_memory_attributes2 is 128 bytes, without holes");
+
+/**
+ * struct gmem_support - What KVM supports
+ * @attributes: attributes that KVM_SET_MEMORY_ATTRIBUTES2 accepts, a mask of
+ *		KVM_MEMORY_ATTRIBUTE_*; 0 without in-place conversion
+ * @flags: flags that KVM_CREATE_GUEST_MEMFD accepts, a mask of
+ *	   GUEST_MEMFD_FLAG_*
+ *
+ * From KVM_CAP_GUEST_MEMFD_MEMORY_ATTRIBUTES and KVM_CAP_GUEST_MEMFD_FLAGS.
+ */
+struct gmem_support {
+	__u64 attributes;
+	__u64 flags;
+};
+
+/**
+ * gmem_probe() - Find out whether memory can be converted in place
+ * @fd: /dev/kvm, to decide before there is a VM, or a VM: not all types of VM
+ *	have private memory
+ * @support: always filled in, with zeros for what KVM does not know
+ *
+ * Return: 0 if KVM can convert memory between shared and private in place,
+ * %-EOPNOTSUPP if it cannot; see gmem_parameter() for a reason.
+ */
+static inline int gmem_probe(int fd, struct gmem_support *support)
+{
+	int attributes = ioctl(fd, KVM_CHECK_EXTENSION,
+			       KVM_CAP_GUEST_MEMFD_MEMORY_ATTRIBUTES);
+	int flags = ioctl(fd, KVM_CHECK_EXTENSION, KVM_CAP_GUEST_MEMFD_FLAGS);
+
+	support->attributes = attributes > 0 ? (__u64)attributes : 0;
+	support->flags = flags > 0 ? (__u64)flags : 0;
+	return support->attributes & KVM_MEMORY_ATTRIBUTE_PRIVATE ? 0 : -EOPNOTSUPP;
+}
+
+#define GMEM_PARAMETER	"/sys/module/kvm/parameters/gmem_in_place_conversion"
+
+/**
+ * gmem_parameter() - Read KVM's module parameter for in-place conversion
+ *
+ * To explain why gmem_probe() failed.  The capability is what counts: there is
+ * no parameter on kernels whose only mode is in-place conversion.
+ *
+ * Return: 1 if it is on, 0 if it is off, %-ENOENT if KVM has no such parameter
+ * or is not loaded, or the negative errno of another failure to read it.
+ */
+static inline int gmem_parameter(void)
+{
+	int fd = open(GMEM_PARAMETER, O_RDONLY | O_CLOEXEC);
+	char value = 0;
+	ssize_t got;
+
+	if (fd < 0)
+		return -errno;
+	got = read(fd, &value, 1);
+	close(fd);
+	if (got != 1)
+		return -EIO;
+	return value == 'Y';
+}
+
+/* One file for shared and private memory, all of it shared at first. */
+#define GMEM_FLAGS	(GUEST_MEMFD_FLAG_MMAP | GUEST_MEMFD_FLAG_INIT_SHARED)
+
+/**
+ * gmem_create() - Create a guest_memfd
+ * @vm_fd: the VM whose memory it will be, and of no other VM
+ * @size: size of the file in bytes, a multiple of the page size; it is fixed
+ * @flags: GUEST_MEMFD_FLAG_*, e.g. GMEM_FLAGS.  Without
+ *	   GUEST_MEMFD_FLAG_INIT_SHARED all pages are private at first, without
+ *	   GUEST_MEMFD_FLAG_MMAP the host cannot map even shared ones.
+ *
+ * Pages are allocated when guest or host touch them, and contain zeros then.
+ *
+ * The file and its memory live until the last file descriptor and the last
+ * mapping are gone.  A memslot does not keep them: when they are gone, guest
+ * accesses to it fail.  exec() does not close the file descriptor unless
+ * FD_CLOEXEC is set.
+ *
+ * Return: a file descriptor; %-EINVAL if @size is not valid or a flag is not
+ * supported, see struct gmem_support; %-EMFILE, %-ENFILE or %-ENOMEM.
+ */
+static inline int gmem_create(int vm_fd, __u64 size, __u64 flags)
+{
+	struct kvm_create_guest_memfd request;
+	int fd;
+
+	memset(&request, 0, sizeof(request));
+	request.size = size;
+	request.flags = flags;
+	fd = ioctl(vm_fd, KVM_CREATE_GUEST_MEMFD, &request);
+	return fd < 0 ? -errno : fd;
+}
+
+/**
+ * gmem_map() - Map a whole guest_memfd
+ * @gmem_fd: the file, created with GUEST_MEMFD_FLAG_MMAP
+ * @size: its size, in bytes
+ *
+ * The mapping stays valid across conversions until munmap().  It follows the
+ * attribute page by page: touching a page that is private at the time is
+ * SIGBUS (BUS_ADRERR), system calls fail with EFAULT.
+ *
+ * Return: the address, or NULL with the reason in errno.
+ */
+static inline void *gmem_map(int gmem_fd, __u64 size)
+{
+	void *mem = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, gmem_fd, 0);
+
+	return mem == MAP_FAILED ? NULL : mem;
+}
+
+/**
+ * gmem_names_page() - Find out whether error_offset is valid
+ * @err: 0 or the negative errno of a conversion
+ *
+ * Return: true if the kernel has named the page that blocks the conversion.
+ */
+static inline bool gmem_names_page(int err)
+{
+	return err == -EAGAIN || err == -EHWPOISON || err == -ENOMEM;
+}
+
+/**
+ * gmem_try_convert() - Convert a range of a guest_memfd, in one attempt
+ * @gmem_fd: the file
+ * @offset: start of the range as an offset in the file, not a guest physical
+ *	    address, in bytes; a multiple of the page size
+ * @size: length of the range in bytes, a multiple of the page size and not 0;
+ *	  the range ends before @offset + @size
+ * @attributes: KVM_MEMORY_ATTRIBUTE_PRIVATE, or 0 for shared
+ * @error_offset: set to the offset of the first page that blocks the
+ *		  conversion, in bytes, if gmem_names_page(), and left alone
+ *		  otherwise; may be NULL.  It is for the log, or to find who
+ *		  uses the page: always repeat the whole range.
+ *
+ * Either the whole range is converted or nothing is.  A range that has the
+ * attribute already is left alone.  KVM neither copies nor clears contents,
+ * but the hardware of confidential VMs may.
+ *
+ * May take some 100 ms while pages are in use, and is not ended by signals
+ * other than fatal ones: there is no EINTR to handle.
+ *
+ * Return: 0 or one of the errors that gmem_strerror() describes and
+ * gmem_next() answers.
+ */
+static inline int gmem_try_convert(int gmem_fd, __u64 offset, __u64 size,
+				   __u64 attributes, __u64 *error_offset)
+{
+	struct kvm_memory_attributes2 request;
+	int err;
+
+	/* The reserved fields have to be 0. */
+	memset(&request, 0, sizeof(request));
+	request.offset = offset;
+	request.size = size;
+	request.attributes = attributes;
+	if (!ioctl(gmem_fd, KVM_SET_MEMORY_ATTRIBUTES2, &request))
+		return 0;
+	err = -errno;
+	if (error_offset && gmem_names_page(err))
+		*error_offset = request.error_offset;
+	return err;
+}
+
+#define GMEM_ONCE	0ULL		/* deadline: do not repeat a request */
+#define GMEM_FOREVER	(~0ULL)		/* deadline: repeat until it succeeds */
+
+/**
+ * struct gmem_retry - How to treat a page that is in use
+ * @deadline: when to give up: CLOCK_MONOTONIC in nanoseconds, see
+ *	      gmem_deadline(), or GMEM_ONCE or GMEM_FOREVER
+ * @pause: between two attempts, in nanoseconds.  0 is fine if KVM waits for
+ *	   short-lived users by itself; not all versions do, and 1 ms saves
+ *	   those from using up a CPU.
+ * @busy: called after each attempt that failed with EAGAIN, or NULL.  Return
+ *	  false to give up.  This is the place to stop using the page, e.g. to
+ *	  cancel I/O or to unpin it.
+ * @data: first argument of @busy
+ */
+struct gmem_retry {
+	__u64 deadline;
+	__u64 pause;
+	bool (*busy)(void *data, __u64 error_offset);
+	void *data;
+};
+
+static inline __u64 gmem_now(void)
+{
+	struct timespec now;
+
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	return now.tv_sec * 1000000000ULL + now.tv_nsec;
+}
+
+/**
+ * gmem_deadline() - Calculate a deadline for struct gmem_retry
+ * @ms: milliseconds from now
+ *
+ * Return: CLOCK_MONOTONIC in nanoseconds.
+ */
+static inline __u64 gmem_deadline(unsigned int ms)
+{
+	return gmem_now() + ms * 1000000ULL;
+}
+
+/**
+ * gmem_convert() - Convert a range of a guest_memfd, and retry while it is in use
+ * @gmem_fd: the file
+ * @offset: see gmem_try_convert()
+ * @size: see gmem_try_convert()
+ * @attributes: see gmem_try_convert()
+ * @retry: what to do if a page is in use
+ * @error_offset: see gmem_try_convert()
+ *
+ * There is at least one attempt, and it returns at the latest one attempt
+ * after the deadline.
+ *
+ * Do not use it with a deadline in the thread of a vCPU of an SEV-ES or SEV-SNP
+ * VM: KVM itself uses the page of the vCPU's GHCB until that vCPU is entered
+ * again.  Try once, and repeat the request after the next KVM_RUN.
+ *
+ * Return: as gmem_try_convert(), %-EAGAIN only if a page was still in use when
+ * the deadline had passed or @busy returned false.
+ */
+static inline int gmem_convert(int gmem_fd, __u64 offset, __u64 size,
+			       __u64 attributes, const struct gmem_retry *retry,
+			       __u64 *error_offset)
+{
+	__u64 now, pause, page = 0;
+	struct timespec ts;
+	int err;
+
+	for (;;) {
+		err = gmem_try_convert(gmem_fd, offset, size, attributes, &page);
+		if (error_offset && gmem_names_page(err))
+			*error_offset = page;
+		if (err != -EAGAIN)
+			return err;
+		if (retry->busy && !retry->busy(retry->data, page))
+			return err;
+
+		now = gmem_now();
+		if (now >= retry->deadline)
+			return err;
+		pause = retry->deadline - now;
+		if (retry->pause < pause)
+			pause = retry->pause;
+		if (!pause)
+			continue;
+		ts.tv_sec = pause / 1000000000ULL;
+		ts.tv_nsec = pause % 1000000000ULL;
+		/* A signal only makes the pause shorter. */
+		clock_nanosleep(CLOCK_MONOTONIC, 0, &ts, NULL);
+	}
+}
+
+/**
+ * enum gmem_next - What to do after a conversion
+ * @GMEM_NEXT_GUEST: it is done: tell the guest, go on
+ * @GMEM_NEXT_RETRY: a page is in use.  Stop using it if possible, and repeat
+ *		     the request; or stop the VM if no user is known
+ * @GMEM_NEXT_REPLACE: a page is poisoned, and will stay so.  Punch it out with
+ *		       fallocate(), inject a machine check into the guest, and
+ *		       repeat the request then; or refuse the guest's request
+ * @GMEM_NEXT_FREE_MEMORY: the host is out of memory, or the limit of the
+ *			   memory cgroup is reached: repeat the request when
+ *			   there is some, or refuse it
+ * @GMEM_NEXT_STOP: KVM has given up the VM: save the logs and stop it
+ * @GMEM_NEXT_FIX: the VMM has a bug: the request can never succeed
+ */
+enum gmem_next {
+	GMEM_NEXT_GUEST,
+	GMEM_NEXT_RETRY,
+	GMEM_NEXT_REPLACE,
+	GMEM_NEXT_FREE_MEMORY,
+	GMEM_NEXT_STOP,
+	GMEM_NEXT_FIX,
+};
+
+/**
+ * gmem_next() - Decide what to do after a conversion
+ * @err: 0 or a negative errno
+ *
+ * Return: the one thing to do next.
+ */
+static inline enum gmem_next gmem_next(int err)
+{
+	switch (-err) {
+	case 0:
+		return GMEM_NEXT_GUEST;
+	case EAGAIN:
+		return GMEM_NEXT_RETRY;
+	case EHWPOISON:
+		return GMEM_NEXT_REPLACE;
+	case ENOMEM:
+		return GMEM_NEXT_FREE_MEMORY;
+	case EIO:
+		return GMEM_NEXT_STOP;
+	default:
+		return GMEM_NEXT_FIX;
+	}
+}
+
+/**
+ * gmem_strerror() - Describe the result of a conversion
+ * @err: 0 or a negative errno
+ *
+ * Return: one to three lines of text, without a newline at the end.  The text
+ * is constant, except for errors that a conversion does not have.
+ */
+static inline const char *gmem_strerror(int err)
+{
+	switch (-err) {
+	case 0:
+		return "success: the range has the attribute";
+	case EAGAIN:
+		return "EAGAIN: the page is still in use on the host, e.g. pinned for a device.\n"
+		       "  Once it is not, the same request, repeated, succeeds";
+	case EHWPOISON:
+		return "EHWPOISON: the hardware has lost the contents of the page.\n"
+		       "  Repeating the request cannot help.  Punch a hole over the page to\n"
+		       "  get a fresh one, and let the guest know that the data are gone";
+	case ENOMEM:
+		return "ENOMEM: the kernel has no memory to note the new state.\n"
+		       "  Repeat the request when the host has some";
+	case EIO:
+		return "EIO: KVM has given up the VM after an internal error.\n"
+		       "  The kernel's log has the reason";
+	case EINVAL:
+		return "EINVAL: the request is not valid: not page aligned, empty or beyond the\n"
+		       "  end of the file, an attribute that is not known, a field that must be 0\n"
+		       "  and is not, or a VM without private memory";
+	case ENOTTY:
+		return "ENOTTY: not a guest_memfd, or in-place conversion is off\n"
+		       "  (see kvm.gmem_in_place_conversion)";
+	case EFAULT:
+		return "EFAULT: the kernel cannot access the request in the VMM's memory";
+	default:
+		return strerror(-err);
+	}
+}
+
+/**
+ * struct gmem_fault - An access of the guest that KVM could not resolve
+ * @flags: KVM_MEMORY_EXIT_FLAG_PRIVATE if it was a private access
+ * @gpa: guest physical address of the start of the range, in bytes
+ * @size: length of the range, in bytes
+ */
+struct gmem_fault {
+	__u64 flags;
+	__u64 gpa;
+	__u64 size;
+};
+
+/**
+ * gmem_get_fault() - Read KVM_EXIT_MEMORY_FAULT from the vCPU's shared memory
+ * @run: of a vCPU whose KVM_RUN has just failed with EFAULT or EHWPOISON, with
+ *	 exit_reason KVM_EXIT_MEMORY_FAULT
+ *
+ * The same as run->memory_fault, which older kernel headers do not have.
+ *
+ * Return: a copy, which is still valid when the vCPU is entered again.
+ */
+static inline struct gmem_fault gmem_get_fault(const struct kvm_run *run)
+{
+	struct gmem_fault fault;
+
+	/* All kinds of exits share a union. */
+	memcpy(&fault, &run->hw, sizeof(fault));
+	return fault;
+}
+
+#endif /* GMEM_H */
