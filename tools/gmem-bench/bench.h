@@ -5,7 +5,7 @@
 #include <stdbool.h>
 #include <stdnoreturn.h>
 
-#include "gmem-uapi.h"
+#include "gmem.h"
 
 #define PAGE_BYTES	0x1000ULL
 #define KIB		(1ULL << 10)

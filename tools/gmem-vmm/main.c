@@ -6,8 +6,8 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "host.h"
-#include "show.h"
+#include "demo/demo.h"
+#include "vmm/die.h"
 
 static void usage(FILE *to)
 {
@@ -38,8 +38,7 @@ int main(int argc, char **argv)
 		{ "help", no_argument, NULL, 'h' },
 		{ }
 	};
-	struct vm vm = { .on_busy = BUSY_RETRY };
-	struct vcpu vcpu = { };
+	enum on_busy on_busy = BUSY_RETRY;
 	bool quiet = false;
 	int option;
 
@@ -47,11 +46,11 @@ int main(int argc, char **argv)
 		switch (option) {
 		case 'b':
 			if (!strcmp(optarg, "retry")) {
-				vm.on_busy = BUSY_RETRY;
+				on_busy = BUSY_RETRY;
 				break;
 			}
 			if (!strcmp(optarg, "fail")) {
-				vm.on_busy = BUSY_FAIL;
+				on_busy = BUSY_FAIL;
 				break;
 			}
 			usage(stderr);
@@ -72,13 +71,6 @@ int main(int argc, char **argv)
 		return EXIT_CANNOT_RUN;
 	}
 
-	show_init(quiet);
-	touch_init();
-	vm_create(&vm);
-	vm_load_guest(&vm);
-	vcpu_create(&vcpu, &vm, 0, GPA(CODE_PAGE));
-	demo_start(&vm);
-	vcpu_run(&vcpu);
-	demo_end();
+	demo_run(on_busy, quiet);
 	return 0;
 }

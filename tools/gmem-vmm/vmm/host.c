@@ -3,12 +3,13 @@
  * The host's side of the memory: a touch that may go wrong.
  */
 #include <errno.h>
+#include <linux/types.h>
 #include <setjmp.h>
 #include <string.h>
 #include <unistd.h>
 
+#include "die.h"
 #include "host.h"
-#include "show.h"
 
 /*
  * SIGBUS comes to the thread that touched, so what it needs is per thread.

@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: GPL-2.0 */
-#ifndef GMEM_VMM_DEMO_H
-#define GMEM_VMM_DEMO_H
+#ifndef GMEM_VMM_CHECKS_H
+#define GMEM_VMM_CHECKS_H
 
 #include <time.h>
 
-#include "host.h"
+#include "../vmm/host.h"
 #include "inject.h"
 #include "show.h"
 
@@ -27,19 +27,16 @@ struct demo {
 };
 
 extern struct demo demo;
+extern const __u8 guest_image[], guest_counter[], guest_image_end[];
 
 static inline void *at(const struct vm *vm, unsigned long page, unsigned int byte)
 {
 	return vm->mem + page * PAGE_BYTES + byte;
 }
 
-/* steps.c, errors.c */
-void demo_step(struct vm *vm, int step);
+/* Each of these ends the demonstration if it is not true. */
+void check_text(const struct vm *vm, unsigned int where, const char *text);
 void check_sigbus(const struct vm *vm, unsigned long page, bool write);
-void step_error(struct vm *vm);
-void step_strike(struct vm *vm);
-void step_replaced(struct vm *vm);
-void step_strike2(struct vm *vm);
-void step_error_done(struct vm *vm);
+void check_map(struct vm *vm);
 
-#endif /* GMEM_VMM_DEMO_H */
+#endif /* GMEM_VMM_CHECKS_H */

@@ -8,7 +8,8 @@
 #include <string.h>
 #include <sys/ioctl.h>
 
-#include "show.h"
+#include "die.h"
+#include "vm.h"
 
 /*
  * Bits of the machine check registers, as Intel's and AMD's manuals define

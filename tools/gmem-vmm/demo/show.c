@@ -51,46 +51,6 @@ void say(const char *fmt, ...)
 	putchar('\n');
 }
 
-static void vcomplain(const char *fmt, va_list args)
-{
-	fflush(stdout);
-	/* Each vCPU has a thread, and may have something to complain about. */
-	flockfile(stderr);
-	fputs("gmem-vmm: ", stderr);
-	vfprintf(stderr, fmt, args);
-	fputc('\n', stderr);
-	funlockfile(stderr);
-}
-
-void complain(const char *fmt, ...)
-{
-	va_list args;
-
-	va_start(args, fmt);
-	vcomplain(fmt, args);
-	va_end(args);
-}
-
-void die(const char *fmt, ...)
-{
-	va_list args;
-
-	va_start(args, fmt);
-	vcomplain(fmt, args);
-	va_end(args);
-	exit(EXIT_BROKEN);
-}
-
-void cannot_run(const char *fmt, ...)
-{
-	va_list args;
-
-	va_start(args, fmt);
-	vcomplain(fmt, args);
-	va_end(args);
-	exit(EXIT_CANNOT_RUN);
-}
-
 /*
  * Nothing is claimed that was not looked at.  The values that are compared
  * are part of the text, so that it says what differs as well.

@@ -7,18 +7,11 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "demo.h"
+#include "checks.h"
+#include "errors.h"
+#include "steps.h"
 
 #define BULK_KB		(BULK_PAGES * PAGE_BYTES / 1024)
-
-static void check_text(const struct vm *vm, unsigned int where, const char *text)
-{
-	const char *found = at(vm, DATA_PAGE, where);
-
-	if (strcmp(found, text))
-		die("NOT TRUE: page %u has \"%s\", not \"%s\"", DATA_PAGE, found, text);
-	check(true, "the host reads \"%s\" in page %u", found, DATA_PAGE);
-}
 
 static void step_shared(struct vm *vm)
 {
@@ -27,17 +20,6 @@ static void step_shared(struct vm *vm)
 	check(frame_of(at(vm, DATA_PAGE, 0), &demo.frame), "the host has page %u mapped",
 	      DATA_PAGE);
 	title("To private: the contents stay, the host is shut out");
-}
-
-void check_sigbus(const struct vm *vm, unsigned long page, bool write)
-{
-	void *addr = at(vm, page, AT_TOUCH);
-	struct touch touch = write ? touch_write(addr) : touch_read(addr);
-
-	check(touch.fault && touch.code == BUS_ADRERR && touch.addr == addr,
-	      "host %s page %lu: SIGBUS, BUS_ADRERR (code %d), at offset %#lx",
-	      write ? "writes to" : "reads", page, touch.code,
-	      touch.fault ? (unsigned long)((__u8 *)touch.addr - vm->mem) : 0);
 }
 
 static void step_private(struct vm *vm)
@@ -149,7 +131,8 @@ static void *run_counter(void *unused)
 static void step_live(struct vm *vm)
 {
 	demo.conversions = vm->conversions;
-	vcpu_create(&demo.counter, vm, 1, guest_counter_eip());
+	vcpu_create(&demo.counter, vm, 1);
+	vcpu_set_flat32(&demo.counter, GPA(CODE_PAGE) + (guest_counter - guest_image));
 	if (pthread_create(&demo.thread, NULL, run_counter, NULL))
 		die("pthread_create failed");
 	say("   the second vCPU counts in page %u, and never stops for a conversion of it",

@@ -4,11 +4,10 @@
  */
 #include <errno.h>
 #include <linux/kvm_para.h>
-#include <stdlib.h>
-#include <string.h>
 #include <sys/ioctl.h>
 
-#include "show.h"
+#include "die.h"
+#include "vm.h"
 
 #define MAP_GPA_RANGE_BITS	(KVM_MAP_GPA_RANGE_ENCRYPTED | 0xf)
 
@@ -28,12 +27,12 @@ static void vcpu_hypercall(struct vcpu *vcpu)
 	__u64 offset, size;
 	int err;
 
-	/* The guest is not to be trusted: KVM has checked hardly any of it. */
+	/* Do not trust the guest: KVM has checked hardly any of it. */
 	if (run->hypercall.nr != KVM_HC_MAP_GPA_RANGE ||
 	    attributes & ~(__u64)MAP_GPA_RANGE_BITS ||
 	    !vm_range_ok(vm, gpa, npages)) {
-		say("   the guest asks for %llu pages at %#llx: refused, not all its memory",
-		    npages, gpa);
+		if (vm->ops->refused)
+			vm->ops->refused(vm, gpa, npages);
 		run->hypercall.ret = EINVAL;
 		return;
 	}
@@ -44,14 +43,13 @@ static void vcpu_hypercall(struct vcpu *vcpu)
 	 */
 	offset = gpa - vm->gpa;
 	size = npages * PAGE_BYTES;
-	demo_before(vm, offset, size, private);
+	if (vm->ops->before)
+		vm->ops->before(vm, offset, size, private);
 	err = vm_convert(vm, offset, size, private);
-	demo_after(vm, offset, size, err);
-	if (err == -EAGAIN) {
-		complain("--on-busy=fail: the VM is stopped; its memory is what it was\n"
-			 "  (%u claims were checked up to here and are true)", checks_done());
-		exit(EXIT_BUSY);
-	}
+	if (vm->ops->after)
+		vm->ops->after(vm, offset, size, err);
+	if (gmem_next(err) == GMEM_NEXT_STOP)
+		die("the guest cannot go on");
 
 	/*
 	 * Of a page that the hardware has lost (EHWPOISON) the guest hears when
@@ -59,14 +57,12 @@ static void vcpu_hypercall(struct vcpu *vcpu)
 	 * SNP and TDX, where conversion takes the contents anyway, a VMM can
 	 * as well replace the page here and try again.
 	 *
-	 * The guest goes on behind its hypercall when it is entered again.
+	 * The guest continues after its hypercall when it is entered again.
 	 */
 	run->hypercall.ret = err ? EINVAL : 0;
 }
 
-/*
- * Conversions so far, the one under way included: waits for that one to end.
- */
+/* Includes a conversion in progress, i.e. waits for it to end. */
 static unsigned long conversions_so_far(struct vm *vm)
 {
 	unsigned long ret;
@@ -78,14 +74,14 @@ static unsigned long conversions_so_far(struct vm *vm)
 }
 
 /*
- * The kind of the access was not the kind of the page.  A guest with hardware
- * behind its private memory (SNP, TDX) chooses the kind with each access: for
- * such a VM this is an implicit request, answered by vm_convert() to the kind
- * of the access.  A software-protected VM has no choice: KVM takes the kind
- * from the attribute, and if the two differ, another vCPU's conversion came
- * between.  Converting would undo it; the right thing is to enter again.
- * Once for each conversion, that is, or a fault for any other reason would
- * come back for ever.
+ * The memory that a vCPU has accessed is private when the access was shared, or
+ * vice versa.  A guest with hardware behind its private memory (SNP, TDX)
+ * chooses with each access: for such a VM this is an implicit request, answered
+ * by a vm_convert() to what the access was.  A software-protected VM has no
+ * choice: KVM goes by the attribute, and if the two differ, a conversion by
+ * another vCPU came between.  Converting would undo it; enter the guest again
+ * instead.  But only once for each conversion, or a fault for any other reason
+ * would repeat itself forever.
  */
 static bool vcpu_wrong_kind(struct vcpu *vcpu, __u64 gpa)
 {
@@ -100,29 +96,58 @@ static bool vcpu_wrong_kind(struct vcpu *vcpu, __u64 gpa)
 }
 
 /*
- * KVM_RUN has failed because of memory.  Returns whether the vCPU can be
+ * KVM_RUN has failed because of memory.  Returns true if the vCPU can be
  * entered again.
  */
 static bool vcpu_memory_fault(struct vcpu *vcpu, int err)
 {
-	struct kvm_run *run = vcpu->run;
-	bool private = run->memory_fault.flags & KVM_MEMORY_EXIT_FLAG_PRIVATE;
-	__u64 gpa = run->memory_fault.gpa;
-	bool ours = vm_range_ok(vcpu->vm, gpa, 1);
+	struct gmem_fault fault = gmem_get_fault(vcpu->run);
+	bool private = fault.flags & KVM_MEMORY_EXIT_FLAG_PRIVATE;
+	bool ours = vm_range_ok(vcpu->vm, fault.gpa, 1);
+	struct vm *vm = vcpu->vm;
 	const char *why;
 
-	if (ours && err == EFAULT && vcpu_wrong_kind(vcpu, gpa))
+	if (ours && err == EFAULT && vcpu_wrong_kind(vcpu, fault.gpa))
 		return true;
 	if (ours && err == EHWPOISON) {
-		vcpu_lost_page(vcpu, gpa);
-		demo_lost_page(vcpu->vm, gpa, private);
+		vcpu_lost_page(vcpu, fault.gpa);
+		if (vm->ops->lost_page)
+			vm->ops->lost_page(vm, fault.gpa, private);
 		return true;
 	}
 
 	why = ours ? "the guest_memfd cannot serve it" : "the guest has no memory there";
 	complain("vCPU %d: KVM_EXIT_MEMORY_FAULT, %s access at guest address %#llx: %s",
-		 vcpu->id, private ? "private" : "shared", gpa, why);
+		 vcpu->id, private ? "private" : "shared", fault.gpa, why);
 	return false;
+}
+
+/* String instructions make several accesses, one after the other. */
+static bool vcpu_port(struct vcpu *vcpu)
+{
+	struct kvm_run *run = vcpu->run;
+	bool write = run->io.direction == KVM_EXIT_IO_OUT;
+	__u8 *data = (__u8 *)run + run->io.data_offset;
+	bool done = false;
+	__u32 i;
+
+	if (!vcpu->vm->ops->port)
+		die("the guest uses port %#x, where there is nothing", run->io.port);
+	for (i = 0; i < run->io.count; i++)
+		done |= vcpu->vm->ops->port(vcpu, write, run->io.port,
+					    data + i * run->io.size, run->io.size);
+	return done;
+}
+
+static void vcpu_mmio(struct vcpu *vcpu)
+{
+	struct kvm_run *run = vcpu->run;
+
+	if (!vcpu->vm->ops->mmio)
+		die("the guest touches %#llx, where it has no memory",
+		    run->mmio.phys_addr);
+	vcpu->vm->ops->mmio(vcpu, run->mmio.is_write, run->mmio.phys_addr,
+			    run->mmio.data, run->mmio.len);
 }
 
 void vcpu_run(struct vcpu *vcpu)
@@ -135,7 +160,8 @@ void vcpu_run(struct vcpu *vcpu)
 		if (ioctl(vcpu->fd, KVM_RUN, 0)) {
 			int err = errno;
 
-			if (err == EINTR)
+			/* EAGAIN: an AP that has been started, see KVM_MP_STATE_*. */
+			if (err == EINTR || err == EAGAIN)
 				continue;
 			/*
 			 * The only exit that comes together with an error, and
@@ -154,19 +180,13 @@ void vcpu_run(struct vcpu *vcpu)
 		case KVM_EXIT_HYPERCALL:
 			vcpu_hypercall(vcpu);
 			break;
-		case KVM_EXIT_IO: {
-			__u32 value = 0;
-
-			if (run->io.direction != KVM_EXIT_IO_OUT || run->io.count != 1)
-				die("the guest uses a port in a way that it should not");
-			memcpy(&value, (__u8 *)run + run->io.data_offset, run->io.size);
-			if (demo_port(vcpu, run->io.port, value))
+		case KVM_EXIT_IO:
+			if (vcpu_port(vcpu))
 				return;
 			break;
-		}
 		case KVM_EXIT_MMIO:
-			die("the guest touches %#llx, where it has no memory",
-			    run->mmio.phys_addr);
+			vcpu_mmio(vcpu);
+			break;
 		case KVM_EXIT_SHUTDOWN:
 			die("the guest has crashed (triple fault)");
 		case KVM_EXIT_FAIL_ENTRY:

@@ -6,7 +6,7 @@
 #ifndef GMEM_VMM_GUEST_H
 #define GMEM_VMM_GUEST_H
 
-#define PAGE_SHIFT	12
+#include "../vmm/x86.h"
 
 /*
  * Offset 0 of the file is not guest physical address 0, and in most VMMs it
@@ -40,10 +40,6 @@
 #define NOTE_AMD	(GPA(NOTE_PAGE) + 4)	/* hypercall is VMMCALL */
 #define NOTE_ERRORS	(GPA(NOTE_PAGE) + 8)	/* the host can make memory fail */
 #define NOTE_LOST	(GPA(NOTE_PAGE) + 12)	/* what a machine check named */
-
-/* The start of the name of its maker, in EBX of CPUID leaf 0. */
-#define CPUID_AMD	0x68747541	/* "Auth"enticAMD */
-#define CPUID_HYGON	0x6f677948	/* "Hygo"nGenuine */
 
 #define PORT_CHAR	0x10	/* AL: next character of a message */
 #define PORT_STEP	0x11	/* AL: a step is done, it is the host's turn */

@@ -4,15 +4,18 @@
  * which the guest says how far it is.
  */
 #include <errno.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/utsname.h>
 #include <unistd.h>
 
+#include "checks.h"
 #include "demo.h"
+#include "errors.h"
+#include "steps.h"
 
+#define EXIT_BUSY	3	/* stopped by --on-busy=fail */
 #define PIN_MS		300	/* how long the busy page stays busy */
-
-struct demo demo;
 
 static long ms_since(const struct timespec *then)
 {
@@ -22,30 +25,7 @@ static long ms_since(const struct timespec *then)
 	return (now.tv_sec - then->tv_sec) * 1000 + (now.tv_nsec - then->tv_nsec) / 1000000;
 }
 
-void demo_start(struct vm *vm)
-{
-	struct utsname name;
-
-	uname(&name);
-	say("gmem-vmm: guest memory converted in place");
-	say("   kernel   Linux %s", name.release);
-	say("   VM       software-protected (KVM_X86_SW_PROTECTED_VM), 2 vCPUs");
-	say("   memory   one guest_memfd of %llu MiB, MMAP and INIT_SHARED;", vm->size >> 20);
-	say("            offset 0 of the file is guest address %#llx", vm->gpa);
-	memcpy(at(vm, DATA_PAGE, AT_HOST), TEXT_HOST, sizeof(TEXT_HOST));
-	title("Shared memory: host and guest write to the same page");
-	map_legend();
-	map_take(&demo.row, vm, 0);
-	map_show("now", &demo.row);
-}
-
-void demo_end(void)
-{
-	say("\ngmem-vmm: all %u claims were checked and are true, %s", checks_done(),
-	    demo.skipped ? "but one part was skipped" : "nothing was skipped");
-}
-
-void demo_before(struct vm *vm, __u64 offset, __u64 size, bool private)
+static void demo_before(struct vm *vm, __u64 offset, __u64 size, bool private)
 {
 	if (demo.step == STEP_LIVE)
 		return;
@@ -57,31 +37,15 @@ void demo_before(struct vm *vm, __u64 offset, __u64 size, bool private)
 	map_show("before", &demo.row);
 }
 
-/* Our notes say what the map shows.  Is it what the kernel does, too? */
-static void check_map(struct vm *vm)
-{
-	unsigned int there[2] = { }, open[2] = { };
-	static __u8 used[FILE_PAGES];
-	unsigned long i;
-
-	pages_in_memory(vm, used);
-	check(!memcmp(used, demo.used, FILE_PAGES),
-	      "the same pages are in memory as before: none taken, none freed");
-	for (i = 0; i < FILE_PAGES; i++) {
-		if (!used[i])
-			continue;
-		there[vm->is_private[i]]++;
-		open[vm->is_private[i]] += !touch_read(at(vm, i, AT_TOUCH)).fault;
-	}
-	check(open[0] == there[0] && !open[1],
-	      "in memory, open to the host: %u of %u shared pages, %u of %u private",
-	      open[0], there[0], open[1], there[1]);
-}
-
-void demo_after(struct vm *vm, __u64 offset, __u64 size, int err)
+static void demo_after(struct vm *vm, __u64 offset, __u64 size, int err)
 {
 	struct map_row row;
 
+	if (err == -EAGAIN) {
+		complain("--on-busy=fail: the VM is stopped; its memory is what it was\n"
+			 "  (%u claims were checked up to here and are true)", checks_done());
+		exit(EXIT_BUSY);
+	}
 	if (err || demo.step == STEP_LIVE)
 		return;
 	if (vm->refusals)
@@ -93,6 +57,13 @@ void demo_after(struct vm *vm, __u64 offset, __u64 size, int err)
 	check_map(vm);
 }
 
+static void demo_refused(struct vm *vm, __u64 gpa, __u64 npages)
+{
+	(void)vm;
+	say("   the guest asks for %llu pages at %#llx: refused, not all its memory",
+	    npages, gpa);
+}
+
 static void *let_go(void *unused)
 {
 	(void)unused;
@@ -102,7 +73,7 @@ static void *let_go(void *unused)
 }
 
 /* The first refusal of a request; with --on-busy=retry, more will follow. */
-void demo_busy(struct vm *vm, __u64 error_offset)
+static void demo_busy(struct vm *vm, __u64 error_offset)
 {
 	unsigned int i, open = 0;
 	pthread_t thread;
@@ -127,11 +98,17 @@ void demo_busy(struct vm *vm, __u64 error_offset)
 	pthread_detach(thread);
 }
 
-/* The guest's devices.  Returns true when the vCPU has nothing more to do. */
-bool demo_port(struct vcpu *vcpu, __u16 port, __u32 value)
+/* The guest's devices.  Returns true if the vCPU is done. */
+static bool demo_port(struct vcpu *vcpu, bool write, __u16 port, void *data,
+		      unsigned int size)
 {
 	static unsigned int length;
 	static char line[80];
+	__u32 value = 0;
+
+	if (!write)
+		die("the guest uses a port in a way that it should not");
+	memcpy(&value, data, size);
 
 	switch (port) {
 	case PORT_CHAR:
@@ -153,4 +130,55 @@ bool demo_port(struct vcpu *vcpu, __u16 port, __u32 value)
 		die("NOT TRUE: the guest found that %s", line);
 	}
 	die("the guest uses port %#x, where there is nothing", port);
+}
+
+static const struct vm_ops demo_ops = {
+	.port = demo_port,
+	.before = demo_before,
+	.after = demo_after,
+	.refused = demo_refused,
+	.busy = demo_busy,
+	.poisoned = demo_poisoned,
+	.lost_page = demo_lost_page,
+};
+
+static void demo_start(struct vm *vm)
+{
+	struct utsname name;
+
+	/* Shared memory is loaded like any other memory: by writing to it. */
+	memcpy(at(vm, CODE_PAGE, 0), guest_image, guest_image_end - guest_image);
+	memcpy(at(vm, DATA_PAGE, AT_HOST), TEXT_HOST, sizeof(TEXT_HOST));
+
+	uname(&name);
+	say("gmem-vmm: guest memory converted in place");
+	say("   kernel   Linux %s", name.release);
+	say("   VM       software-protected (KVM_X86_SW_PROTECTED_VM), 2 vCPUs");
+	say("   memory   one guest_memfd of %llu MiB, MMAP and INIT_SHARED;", vm->size >> 20);
+	say("            offset 0 of the file is guest address %#llx", vm->gpa);
+	title("Shared memory: host and guest write to the same page");
+	map_legend();
+	map_take(&demo.row, vm, 0);
+	map_show("now", &demo.row);
+}
+
+void demo_run(enum on_busy on_busy, bool quiet)
+{
+	struct vm vm = {
+		.ops = &demo_ops,
+		.size = FILE_PAGES * PAGE_BYTES,
+		.gpa = MEM_GPA,
+		.on_busy = on_busy,
+	};
+	struct vcpu vcpu = { };
+
+	show_init(quiet);
+	touch_init();
+	vm_create(&vm);
+	demo_start(&vm);
+	vcpu_create(&vcpu, &vm, 0);
+	vcpu_set_flat32(&vcpu, GPA(CODE_PAGE));
+	vcpu_run(&vcpu);
+	say("\ngmem-vmm: all %u claims were checked and are true, %s", checks_done(),
+	    demo.skipped ? "but one part was skipped" : "nothing was skipped");
 }

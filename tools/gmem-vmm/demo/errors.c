@@ -5,7 +5,8 @@
 #include <errno.h>
 #include <string.h>
 
-#include "demo.h"
+#include "checks.h"
+#include "errors.h"
 
 /* The page that an error has struck, and that has not been replaced yet, or 0. */
 static unsigned long lost_page;

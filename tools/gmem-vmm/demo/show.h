@@ -2,21 +2,15 @@
 #ifndef GMEM_VMM_SHOW_H
 #define GMEM_VMM_SHOW_H
 
-#include <stdnoreturn.h>
-
-#include "vm.h"
-
-#define __printf(fmt, args)	__attribute__((format(printf,	\
-						      fmt, args)))
+#include "../vmm/die.h"
+#include "../vmm/vm.h"
+#include "guest.h"
 
 /* Terminal */
 void show_init(bool quiet);
 void title(const char *text);
 void __printf(1, 2) say(const char *fmt, ...);
-void __printf(1, 2) complain(const char *fmt, ...);
 void __printf(2, 3) check(bool ok, const char *fmt, ...);
-noreturn void __printf(1, 2) die(const char *fmt, ...);
-noreturn void __printf(1, 2) cannot_run(const char *fmt, ...);
 unsigned int checks_done(void);
 
 /* The map of the file */

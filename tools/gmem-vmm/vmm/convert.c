@@ -1,0 +1,74 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * Converting memory between shared and private, and what can come of it.
+ */
+#include <errno.h>
+#include <string.h>
+
+#include "die.h"
+#include "vm.h"
+
+/* Report the first refusal of a request, not each of its repetitions. */
+static bool page_is_busy(void *data, __u64 error_offset)
+{
+	struct vm *vm = data;
+
+	if (!vm->refusals++ && vm->ops->busy)
+		vm->ops->busy(vm, error_offset);
+	return true;
+}
+
+/*
+ * Convert a range of the file.  Returns 0 or a negative errno, which is -EAGAIN
+ * only with BUSY_FAIL.
+ *
+ * Both ways to treat a busy page are in use.  A VMM that repeats the request
+ * indefinitely relies on every user of the page to stop in the end.  A VMM that
+ * knows of no user of guest memory that could block a conversion takes EAGAIN
+ * for a bug, and stops the VM.
+ *
+ * KVM can be such a user: it has the GHCB of a vCPU (SEV-ES, SNP) mapped until
+ * that vCPU runs again.  A VMM for these has to run its vCPUs in between, not
+ * loop as here.
+ */
+int vm_convert(struct vm *vm, __u64 offset, __u64 size, bool private)
+{
+	struct gmem_retry retry = {
+		.deadline = vm->on_busy == BUSY_FAIL ? GMEM_ONCE : GMEM_FOREVER,
+		.busy = page_is_busy,
+		.data = vm,
+	};
+	__u64 error_offset = 0;
+	int err;
+
+	/* Two vCPUs may ask at the same time: file and notes change together. */
+	pthread_mutex_lock(&vm->convert_lock);
+	vm->conversions++;
+	vm->refusals = 0;
+	err = gmem_convert(vm->gmem_fd, offset, size,
+			   private ? KVM_MEMORY_ATTRIBUTE_PRIVATE : 0, &retry,
+			   &error_offset);
+	if (err == -EHWPOISON && vm->ops->poisoned)
+		vm->ops->poisoned(vm, error_offset);
+	if (!err)
+		memset(vm->is_private + offset / PAGE_BYTES, private, size / PAGE_BYTES);
+	pthread_mutex_unlock(&vm->convert_lock);
+
+	if (gmem_names_page(err))
+		complain("no conversion of %#llx to %#llx,\n"
+			 "  because of the page at offset %#llx",
+			 offset, offset + size, error_offset);
+	else if (err)
+		complain("no conversion of %#llx to %#llx", offset, offset + size);
+	if (err)
+		complain("%s", gmem_strerror(err));
+	return err;
+}
+
+/* Written so that no value that a guest may come up with can overflow. */
+bool vm_range_ok(const struct vm *vm, __u64 gpa, __u64 npages)
+{
+	if (gpa < vm->gpa || gpa - vm->gpa >= vm->size || gpa % PAGE_BYTES)
+		return false;
+	return npages && npages <= (vm->size - (gpa - vm->gpa)) / PAGE_BYTES;
+}
