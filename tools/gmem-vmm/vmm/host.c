@@ -77,6 +77,19 @@ struct touch touch_write(void *addr)
 	return touch(addr, true);
 }
 
+/* Copy, one of the two is guest memory.  Some of it is done if there is a fault. */
+struct touch touch_copy(void *to, const void *from, size_t size)
+{
+	memset(&result, 0, sizeof(result));
+	if (!sigsetjmp(landing, 1)) {
+		__atomic_store_n(&touching, 1, __ATOMIC_SEQ_CST);
+		memcpy(to, from, size);
+		__atomic_signal_fence(__ATOMIC_SEQ_CST);
+	}
+	__atomic_store_n(&touching, 0, __ATOMIC_SEQ_CST);
+	return result;
+}
+
 /* Has the kernel read a byte there for us.  Returns 0 or the errno. */
 int syscall_touch(const void *addr)
 {

@@ -4,6 +4,7 @@
 
 #include <signal.h>
 #include <stdbool.h>
+#include <stddef.h>
 
 /* Touching memory that may be private */
 struct touch {
@@ -15,6 +16,7 @@ struct touch {
 void touch_init(void);
 struct touch touch_read(const void *addr);
 struct touch touch_write(void *addr);
+struct touch touch_copy(void *to, const void *from, size_t size);
 int syscall_touch(const void *addr);
 
 #endif /* GMEM_VMM_HOST_H */

@@ -16,6 +16,7 @@
 
 #define CPUID_AMD_RAS		0x80000007
 #define CPUID_AMD_RAS_RECOVERY	3	/* overflow recovery, SUCCOR */
+#define CPUID_AMD_TOPOLOGY	0x8000001e
 
 /*
  * The host's CPUID, plus two promises that are the VMM's to make: that it handles
@@ -38,6 +39,13 @@ static void vcpu_set_cpuid(struct vcpu *vcpu)
 			vcpu->amd = entry->ebx == CPUID_AMD || entry->ebx == CPUID_HYGON;
 		if (entry->function == KVM_CPUID_FEATURES)
 			entry->eax |= 1U << KVM_FEATURE_HC_MAP_GPA_RANGE;
+		/* APIC IDs are the number of the vCPU. */
+		if (entry->function == 1)
+			entry->ebx = (entry->ebx & 0xffffff) | (__u32)vcpu->id << 24;
+		if (entry->function == 0xb || entry->function == 0x1f)
+			entry->edx = vcpu->id;
+		if (vcpu->amd && entry->function == CPUID_AMD_TOPOLOGY)
+			entry->eax = vcpu->id;
 		if (vcpu->amd && entry->function == CPUID_AMD_RAS)
 			entry->ebx |= CPUID_AMD_RAS_RECOVERY;
 	}

@@ -1,0 +1,74 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/*
+ * What the driver in a Linux guest (gmem_guest.c) and the VMM agree on: requests
+ * in a page of shared memory, whose frame number the guest writes to a port, and
+ * what the pages that go back and forth contain.
+ */
+#ifndef GMEM_GUEST_H
+#define GMEM_GUEST_H
+
+#include <linux/types.h>
+
+#define GMEM_GUEST_PORT		0x5a0	/* 32 bits */
+#define GMEM_GUEST_RUN		16	/* pages in one request, at most */
+#define GMEM_GUEST_BLOCKS	256	/* of the disk, each a page */
+#define GMEM_GUEST_WORDS	512	/* in a page */
+
+enum gmem_guest_command {
+	GMEM_GUEST_START,	/* the driver is there */
+	GMEM_GUEST_EXCHANGE,	/* pages are shared: check, and write other contents */
+	GMEM_GUEST_WRITE,	/* a page to a block of the disk */
+	GMEM_GUEST_READ,	/* and from there */
+	GMEM_GUEST_END,		/* all that was private is shared: a report */
+};
+
+struct gmem_guest_request {
+	__u32 command;
+	__u32 error;			/* from the VMM: 0 or an errno */
+	__u64 pfn;			/* of the first page */
+	__u32 npages;
+	__u32 block;
+	__u32 generation[GMEM_GUEST_RUN];	/* of each page's contents */
+
+	/* With GMEM_GUEST_END, what the guest has counted */
+	__u64 to_private, to_shared;	/* conversions */
+	__u64 pages_to_private, pages_to_shared;
+	__u64 peak;			/* pages that were private at the same time */
+	__u64 checked;			/* pages of which each byte was checked */
+	__u64 blocks;			/* read and written */
+	__u64 refused;			/* conversions */
+	__u64 wrong;			/* pages with other contents than they had */
+};
+
+/* Who has written a page last */
+enum { GMEM_GUEST_SIDE, GMEM_HOST_SIDE };
+
+/* Each word of each page, in each generation, is another one. */
+static inline __u64 gmem_guest_word(__u64 pfn, __u32 generation, int side, unsigned int i)
+{
+	__u64 x = pfn << 10 | i;
+
+	x ^= (__u64)generation << 33 | (__u64)side << 32;
+	x *= 0x9e3779b97f4a7c15ULL;
+	return x ^ x >> 29;
+}
+
+static inline void gmem_guest_fill(__u64 *page, __u64 pfn, __u32 generation, int side)
+{
+	unsigned int i;
+
+	for (i = 0; i < GMEM_GUEST_WORDS; i++)
+		page[i] = gmem_guest_word(pfn, generation, side, i);
+}
+
+static inline int gmem_guest_same(const __u64 *page, __u64 pfn, __u32 generation, int side)
+{
+	unsigned int i;
+
+	for (i = 0; i < GMEM_GUEST_WORDS; i++)
+		if (page[i] != gmem_guest_word(pfn, generation, side, i))
+			return 0;
+	return 1;
+}
+
+#endif /* GMEM_GUEST_H */

@@ -1,0 +1,21 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+#ifndef GMEM_VMM_BOOT_H
+#define GMEM_VMM_BOOT_H
+
+#include "../vmm/vm.h"
+
+/* Paths and text; @initrd and @cmdline may be NULL. */
+struct boot {
+	const char *kernel;
+	const char *initrd;
+	const char *cmdline;
+	int nr_cpus;
+};
+
+/* Load a kernel into memory that is shared.  Dies if it cannot be booted. */
+void boot_load(struct vm *vm, const struct boot *boot);
+
+/* Have the first vCPU start that kernel.  The kernel starts the others. */
+void boot_start(struct vcpu *vcpu);
+
+#endif /* GMEM_VMM_BOOT_H */

@@ -1,0 +1,221 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * A Linux guest: the devices that it needs, its vCPUs, and what is said of it at
+ * the end.
+ */
+#include <errno.h>
+#include <semaphore.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/resource.h>
+
+#include "../vmm/die.h"
+#include "../vmm/host.h"
+#include "linux.h"
+#include "peer.h"
+#include "serial.h"
+#include "stats.h"
+
+/* Intel's CPUs take some pages for KVM's own use, where the guest has none. */
+#define KVM_TSS_ADDR		0xfffbd000
+#define KVM_IDENTITY_MAP_ADDR	0xfffbc000ULL
+
+#define KEYBOARD_STATUS		0x64
+#define KEYBOARD_RESET		0xfe
+
+static struct vcpu vcpus[LINUX_MAX_CPUS];
+static int vm_stats, vcpu_stats[LINUX_MAX_CPUS];
+static sem_t ended;
+static bool false_claim;
+
+static bool linux_port(struct vcpu *vcpu, bool write, __u16 port, void *data,
+		       unsigned int size)
+{
+	__u32 value = 0;
+
+	if (port >= SERIAL_PORT && port < SERIAL_PORT + SERIAL_PORTS && size == 1) {
+		serial_access(write, port, data);
+		return false;
+	}
+	if (!write) {
+		/* Nothing answers with ones; the keyboard controller is not busy. */
+		memset(data, port == KEYBOARD_STATUS ? 0 : 0xff, size);
+		return false;
+	}
+	memcpy(&value, data, size);
+	if (port == GMEM_GUEST_PORT && size == sizeof(value))
+		peer_request(vcpu->vm, value);
+	return port == KEYBOARD_STATUS && value == KEYBOARD_RESET;
+}
+
+static void linux_mmio(struct vcpu *vcpu, bool write, __u64 gpa, void *data,
+		       unsigned int size)
+{
+	(void)vcpu;
+	(void)gpa;
+	if (!write)
+		memset(data, 0xff, size);
+}
+
+static void linux_before(struct vm *vm, __u64 offset, __u64 size, bool private)
+{
+	(void)vm;
+	(void)offset;
+	(void)size;
+	stats_begin(private);
+}
+
+static void linux_after(struct vm *vm, __u64 offset, __u64 size, int err)
+{
+	(void)vm;
+	(void)offset;
+	stats_end(size, err);
+}
+
+static const struct vm_ops linux_ops = {
+	.port = linux_port,
+	.mmio = linux_mmio,
+	.before = linux_before,
+	.after = linux_after,
+};
+
+/* Interrupt controllers and timer are KVM's. */
+static void create_chips(struct vm *vm)
+{
+	struct kvm_pit_config pit = { .flags = KVM_PIT_SPEAKER_DUMMY };
+	__u64 identity_map = KVM_IDENTITY_MAP_ADDR;
+
+	if (ioctl(vm->fd, KVM_SET_IDENTITY_MAP_ADDR, &identity_map))
+		die("KVM_SET_IDENTITY_MAP_ADDR: %s", strerror(errno));
+	if (ioctl(vm->fd, KVM_SET_TSS_ADDR, KVM_TSS_ADDR))
+		die("KVM_SET_TSS_ADDR: %s", strerror(errno));
+	if (ioctl(vm->fd, KVM_CREATE_IRQCHIP, 0))
+		die("KVM_CREATE_IRQCHIP: %s", strerror(errno));
+	if (ioctl(vm->fd, KVM_CREATE_PIT2, &pit))
+		die("KVM_CREATE_PIT2: %s", strerror(errno));
+}
+
+static void *run_vcpu(void *vcpu)
+{
+	vcpu_run(vcpu);
+	sem_post(&ended);
+	return NULL;
+}
+
+static void claim(bool ok, const char *text)
+{
+	printf("   %s  %s\n", ok ? "ok" : "NOT TRUE:", text);
+	false_claim |= !ok;
+}
+
+static void show_direction(const char *name, const struct direction *d)
+{
+	printf("   %-12s%12lu%12lu%10lu%12.1f us%12.1f us\n", name, d->calls, d->pages, d->failed,
+	       d->calls ? d->ns / 1e3 / d->calls : 0.0, d->worst_ns / 1e3);
+}
+
+/* What /proc says of the file, in bytes. */
+static __u64 private_bytes(const struct vm *vm)
+{
+	unsigned long long value = ~0ULL;
+	char path[64], line[128];
+	FILE *f;
+
+	snprintf(path, sizeof(path), "/proc/self/fdinfo/%d", vm->gmem_fd);
+	f = fopen(path, "re");
+	while (f && fgets(line, sizeof(line), f))
+		sscanf(line, "gmem-private: %llu", &value);
+	if (f)
+		fclose(f);
+	return value;
+}
+
+static void show_peer(const struct vm *vm)
+{
+	const struct direction *private = stats_of(true), *shared = stats_of(false);
+	const struct gmem_guest_request *report = &peer.report;
+
+	printf("   data checked: %llu pages by the guest, %lu by the VMM;\n"
+	       "      %lu blocks went through the pool\n",
+	       report->checked, peer.checked, peer.blocks);
+	printf("   private at the same time: up to %llu pages, %llu MiB of %llu\n", report->peak,
+	       report->peak * PAGE_BYTES >> 20, vm->size >> 20);
+	claim(!report->wrong && !peer.wrong, "nothing is lost: no page had other data than it should");
+	claim(report->to_private == private->calls && report->to_shared == shared->calls &&
+	      report->refused == private->failed + shared->failed,
+	      "guest and VMM have counted the same conversions");
+	claim(report->pages_to_private == private->pages && report->pages_to_shared == shared->pages &&
+	      stats_read(vm_stats, "gmem_pages_to_private") == private->pages &&
+	      stats_read(vm_stats, "gmem_pages_to_shared") == shared->pages,
+	      "guest, VMM and KVM have counted the same pages");
+	claim(!private_bytes(vm), "all memory is shared again, says the kernel (fdinfo)");
+	claim(!peer.refused, "each request of the guest's driver made sense");
+}
+
+static void show_end(const struct vm *vm, const struct boot *boot, __u64 ns)
+{
+	unsigned long overtaken = 0;
+	struct rusage usage;
+	__u64 faults = 0;
+	int i;
+
+	for (i = 0; i < boot->nr_cpus; i++) {
+		overtaken += vcpus[i].overtaken;
+		faults += stats_read(vcpu_stats[i], "pf_taken");
+	}
+	getrusage(RUSAGE_SELF, &usage);
+	fflush(stdout);
+	printf("\ngmem-vmm: the guest has reset its machine after %.1f s\n", ns / 1e9);
+	printf("   %-12s%12s%12s%10s%15s%15s\n", "conversions", "requests", "pages", "refused",
+	       "each took", "the longest");
+	show_direction("to private", stats_of(true));
+	show_direction("to shared", stats_of(false));
+	printf("   page faults: %llu of the guest, %lu of the VMM; %lu accesses repeated because\n"
+	       "      a conversion had overtaken them; %llu requests found a page in use\n",
+	       faults, usage.ru_minflt, overtaken, stats_read(vm_stats, "gmem_busy"));
+	if (peer.ended)
+		show_peer(vm);
+	else if (peer.started)
+		claim(false, "the guest's driver has come to its end");
+	else
+		printf("   the guest has not loaded the driver of tools/gmem-guest: no data checked\n");
+}
+
+int linux_run(const struct boot *boot, unsigned int mib, enum on_busy on_busy)
+{
+	struct vm vm = {
+		.ops = &linux_ops,
+		.size = (__u64)mib << 20,
+		.on_busy = on_busy,
+	};
+	pthread_t thread;
+	__u64 start;
+	int i;
+
+	touch_init();
+	vm_create(&vm);
+	boot_load(&vm, boot);
+	create_chips(&vm);
+	vm_stats = stats_open(vm.fd);
+	for (i = 0; i < boot->nr_cpus; i++) {
+		vcpu_create(&vcpus[i], &vm, i);
+		vcpu_stats[i] = stats_open(vcpus[i].fd);
+	}
+	boot_start(&vcpus[0]);
+	serial_init(&vm);
+	sem_init(&ended, 0, 0);
+
+	start = gmem_now();
+	for (i = 0; i < boot->nr_cpus; i++) {
+		if (pthread_create(&thread, NULL, run_vcpu, &vcpus[i]))
+			die("pthread_create failed");
+		pthread_detach(thread);
+	}
+	/* One of them ends the guest; the others end with the program. */
+	while (sem_wait(&ended))
+		;
+	show_end(&vm, boot, gmem_now() - start);
+	return false_claim ? EXIT_BROKEN : 0;
+}

@@ -1,0 +1,17 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+#ifndef GMEM_VMM_LINUX_H
+#define GMEM_VMM_LINUX_H
+
+#include "boot.h"
+
+#define LINUX_MAX_CPUS		2
+#define LINUX_MIN_MIB		64
+#define LINUX_MAX_MIB		3072	/* above are the interrupt controllers */
+
+/*
+ * Run a Linux guest until it resets the machine.  Returns the exit status: 0 if
+ * its driver, if it has used it, has found that all is as it has to be.
+ */
+int linux_run(const struct boot *boot, unsigned int mib, enum on_busy on_busy);
+
+#endif /* GMEM_VMM_LINUX_H */

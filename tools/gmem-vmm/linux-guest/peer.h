@@ -1,0 +1,22 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+#ifndef GMEM_VMM_PEER_H
+#define GMEM_VMM_PEER_H
+
+#include "../../gmem-guest/gmem-guest.h"
+#include "../vmm/vm.h"
+
+struct peer {
+	bool started, ended;		/* the guest's driver, as it has said */
+	unsigned long checked;		/* pages from the guest, by the VMM */
+	unsigned long wrong;		/* of these, with other contents */
+	unsigned long blocks;		/* read and written */
+	unsigned long refused;		/* requests that make no sense */
+	struct gmem_guest_request report;
+};
+
+extern struct peer peer;
+
+/* The guest's driver has a request for us in the page @pfn. */
+void peer_request(struct vm *vm, __u64 pfn);
+
+#endif /* GMEM_VMM_PEER_H */

@@ -1,0 +1,28 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+#ifndef GMEM_VMM_STATS_H
+#define GMEM_VMM_STATS_H
+
+#include "../vmm/vm.h"
+
+/* Of conversions in one direction */
+struct direction {
+	unsigned long calls, pages, failed;
+	__u64 ns, worst_ns;
+};
+
+/* Around a conversion, in the thread that makes it */
+void stats_begin(bool private);
+void stats_end(__u64 size, int err);
+
+/* [false]: to shared, [true]: to private */
+const struct direction *stats_of(bool private);
+
+/*
+ * What KVM counts for a VM or a vCPU.  Opened before the vCPU runs: ioctls wait for a
+ * vCPU to come out of KVM_RUN, which it may never do.  Returns 0 for what this
+ * kernel does not count.
+ */
+int stats_open(int fd);
+__u64 stats_read(int stats, const char *name);
+
+#endif /* GMEM_VMM_STATS_H */
