@@ -15,6 +15,7 @@
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "bench.h"
@@ -73,6 +74,31 @@ static void read_symbols(void)
 	}
 }
 
+static void write_setting(const char *name, const char *value)
+{
+	int fd = open(name, O_WRONLY | O_CLOEXEC);
+
+	if (fd < 0 || write(fd, value, strlen(value)) < 0)
+		die("%s", name);
+	close(fd);
+}
+
+/* Until it trusts its clock, the kernel has no timers other than its tick. */
+static void wait_for_timers(void)
+{
+	struct timespec res;
+	unsigned int i;
+
+	for (i = 0; i < 1000; i++) {
+		if (!clock_getres(CLOCK_MONOTONIC, &res) &&
+		    !res.tv_sec && res.tv_nsec < PERIOD_NS)
+			return;
+		usleep(10000);
+	}
+	errno = ETIME;
+	die("timers of high resolution");
+}
+
 void profile_open(void)
 {
 	struct perf_event_attr attr = {
@@ -86,6 +112,10 @@ void profile_open(void)
 	};
 
 	read_symbols();
+	wait_for_timers();
+	/* Don't let the kernel sample less often if that takes much of the time. */
+	write_setting("/proc/sys/kernel/perf_event_max_sample_rate", "200000");
+	write_setting("/proc/sys/kernel/perf_cpu_time_max_percent", "0");
 	perf_fd = syscall(SYS_perf_event_open, &attr, 0, -1, -1, PERF_FLAG_FD_CLOEXEC);
 	if (perf_fd < 0)
 		die("perf_event_open");

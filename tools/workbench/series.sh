@@ -10,7 +10,7 @@ SERIES_EMAIL=gmem@localhost
 BASE_DATE="2026-11-15 00:00:00 +0000"
 PATCHES=$TOP/patches
 # Where the series' new files stand at the top level: kernel folders that are not the project's own.
-SERIES_DIRS="arch Documentation fs include kernel lib mm tools/testing virt"
+SERIES_DIRS="arch Documentation fs kernel lib mm tools/testing virt"
 
 # Nobody's git configuration may change what comes out. The working folder may be another user's (sudo).
 export GIT_CONFIG_GLOBAL=/dev/null GIT_CONFIG_NOSYSTEM=1
