@@ -81,6 +81,7 @@ mutants_check()
 	for machine in $(machines); do
 		tests_of "$machine" | awk -v machine="$machine" '$1 == "test" || $1 == "kunit" { print $2, machine }'
 	done > "$dir/tests"
+	echo "bench $BENCH_KERNEL" >> "$dir/tests"
 	while read -r name test machine place; do
 		grep -qx "$test $machine" "$dir/tests" || { echo "mutant $name: no test $test in $machine"; bad=1; }
 		case $place in
@@ -95,12 +96,26 @@ mutants_check()
 	return $bad
 }
 
+# mutant_kernel TEST MACHINE: take the kernel that it runs on.
+mutant_kernel()
+{
+	if [ "$1" = bench ]; then
+		kernel_take "$2"
+	else
+		machine_kernel "$2"
+	fi
+}
+
 # mutant_boot NAME TEST MACHINE: sets RUN apart, and the test's results in it.
 mutant_boot()
 {
 	RUN=$RUN/$1
 	mkdir -p "$RUN/$3"
 	: > "$RUN/summary"
+	if [ "$2" = bench ]; then
+		run_bench > "$RUN/boot.log" 2>&1
+		return
+	fi
 	(machine_boot "$3" "$RUN/$3" "$2") > "$RUN/boot.log" 2>&1 || :
 	machine_judge "$3" > "$RUN/judge.log" 2>&1
 }
@@ -112,7 +127,7 @@ mutant_judge()
 
 	mutant_apply "$1" "$4" > "$LOGS/mutant.log" 2>&1 ||
 		{ record fail "mutant $1: does not apply: $(head -n 1 "$LOGS/mutant.log")"; return; }
-	machine_kernel "$3"
+	mutant_kernel "$2" "$3"
 	case " $MUTATED " in
 	*" $KERNEL "*) ;;
 	*)	MUTATED="$MUTATED $KERNEL" ;;
