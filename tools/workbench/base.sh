@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
 # shellcheck shell=dash
 #
-# The ground the series stands on: Debian packages, and the base kernel's source.
+# What the series builds on: Debian packages, and the base kernel's source.
 #
 # cmd_fetch sets VERSION and BASE_TAR, the version of the base and its tarball, and APT, a folder while it fetches.
 
@@ -75,7 +75,7 @@ cmd_deps()
 		command -v sudo > /dev/null ||
 			die "neither root nor sudo here; as root, run: apt-get install $missing"
 		sudo=sudo
-		# Ask for the password now, not behind a progress line.
+		# Ask for the password now, a progress line would hide the prompt.
 		sudo -v || die "sudo refused"
 	fi
 	step apt-update "package lists" 0 $sudo apt-get update ||
@@ -88,7 +88,7 @@ cmd_deps()
 	[ -z "$missing" ] || die "still missing after installing: $missing"
 }
 
-# The mirrors that this machine's apt takes Debian itself from.
+# The mirrors in this machine's apt configuration that serve Debian.
 apt_mirrors()
 {
 	# shellcheck disable=SC2016 # apt's own variables
@@ -124,7 +124,7 @@ apt_update()
 	return 1
 }
 
-# The pinned version, or the newest 7.3.y when it has gone.
+# The pinned version, or the newest 7.3.y if that is no longer there.
 apt_version()
 {
 	apt_private apt-cache madison $BASE_PACKAGE | awk -F ' *[|] *' -v pin=$BASE_VERSION '
@@ -190,8 +190,8 @@ cmd_fetch()
 	trap - EXIT
 }
 
-# base_unpack DIR: the base's files, from the tarball or from KERNEL_SRC. A git checkout gives its last commit, so that
-# neither objects nor edits of somebody's own come along.
+# base_unpack DIR: the base's files, from the tarball or from KERNEL_SRC. Of a git checkout take the last commit, without
+# object files and local edits.
 base_unpack()
 {
 	mkdir -p "$1" || return 1
@@ -213,8 +213,8 @@ base_is_7_3()
 }
 
 # base_commit DIR NAME: a git repository with the one commit that the series starts from. Names and dates are fixed,
-# so that equal files give an equal commit anywhere. What git takes for a big file it adds to a pack: one file instead
-# of 95000.
+# so that equal files give an equal commit anywhere. Git adds big files to a pack, so call all of them big: one pack instead
+# of 95000 objects.
 base_commit()
 {
 	cd "$1" &&

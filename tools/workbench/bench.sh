@@ -14,7 +14,7 @@ BENCH_KERNEL=plain
 # Beyond this many percent of what is recorded, a row has failed.
 BENCH_PERCENT=10
 
-# bench_boot DIR: both ways in one boot, KVM loaded anew for the second; DIR/rows is what the program printed.
+# bench_boot DIR: both ways in one boot, with KVM reloaded for the second; DIR/rows is what the program printed.
 bench_boot()
 {
 	kernel_take $BENCH_KERNEL

@@ -123,7 +123,7 @@ vm_kvm()
 	vm_module "$VM_VENDOR" $arch
 }
 
-# After the tests: unloading tells of caches that are not empty and files that leaked a reference.
+# After the tests: unloading reports caches that are not empty, and files that leaked a reference.
 vm_kvm_unload()
 {
 	[ -n "$VM_VENDOR" ] || return 0
@@ -210,7 +210,7 @@ vm_run()
 {
 	local terminal="${1:-}" console=ttyS0 limit='' rc=0 port
 
-	# Kernel and modules of one build, whatever is built meanwhile.
+	# Take kernel and modules from the same build.
 	hold build
 	vm_images
 	release

@@ -75,15 +75,15 @@ have_kernel()
 	[ -e "$(kernel_image)" ] || die "no kernel built yet: 'wb build $KERNEL' does that"
 }
 
-# What is built already need not be compiled once more: another tree starts as a copy with all its times, another set of
-# options as a copy of what is built.
+# Do not compile anything twice: another tree starts as a copy with the same file times, another configuration as a copy of
+# what is built.
 kernel_copy()
 {
 	if [ ! -e "$KTREE" ]; then
 		rm -rf "$KTREE.new"
 		mkdir "$KTREE.new"
 		tar -C "$TREE" --format=posix -cf - --exclude='./wb-*' . | tar -C "$KTREE.new" -xf - || return 1
-		# Or else git takes all files of the copy for changed, and writes them anew.
+		# Otherwise git takes all files of the copy as changed, and writes them again.
 		git -C "$KTREE.new" update-index -q --refresh || return 1
 		git -C "$KTREE.new" checkout -q --detach base || return 1
 		mv "$KTREE.new" "$KTREE"
@@ -96,8 +96,7 @@ kernel_copy()
 	mv "$OUT.new" "$OUT"
 }
 
-# objtool's makefile uses absolute paths, so objtool is made anew in a copy, which is no reason to make anew all that it
-# has had its hands on.
+# objtool's makefile uses absolute paths, so objtool is rebuilt in a copy. Do not rebuild all that it has checked.
 objtool_keep()
 {
 	make -C "$KTREE" O="$OUT" ARCH="$KARCH" -j "$JOBS" prepare || return 1

@@ -191,7 +191,7 @@ static void insmod(const char *module, char **param)
 		die("cannot load module", module);
 	close(fd);
 
-	/* The kernel ignores an unknown parameter; who asked for it must not. */
+	/* The kernel ignores unknown parameters, so check that they exist. */
 	for (i = 0; param[i]; i++) {
 		snprintf(file, sizeof(file), "/sys/module/%s/parameters/%.*s", module,
 			 (int)strcspn(param[i], "="), param[i]);
@@ -277,7 +277,7 @@ static void show_all_tasks(void)
 	close(fd);
 }
 
-/* Wait for the child, at most that many seconds; what it left behind dies too. */
+/* Wait for the child, at most that many seconds, and kill what it leaves running. */
 static int reap(pid_t pid, int seconds)
 {
 	long long deadline = now_ms() + seconds * 1000LL;

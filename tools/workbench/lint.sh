@@ -9,7 +9,7 @@
 STEPS=$BUILD/steps
 STEPS_OUT=$BUILD/steps.out
 
-# What the series changes of the kernel itself.
+# The files of the kernel proper that the series changes.
 lint_files()
 {
 	series_touched AMD | grep -v '^tools/\|^Documentation/\|^MAINTAINERS$'
@@ -57,7 +57,7 @@ lint_build()
 	"$STEPS/scripts/config" --file "$STEPS_OUT/.config" --enable KVM_GMEM_TEST_HOOKS
 	lint_make olddefconfig || return 1
 	lint_objects "$@" > "$STEPS_OUT/objects"
-	# Who compiled a file before has seen its warnings: compile it now.
+	# A file that is up to date would give no warnings.
 	(cd "$STEPS_OUT" && xargs rm -f < objects)
 	lint_make prepare || return 1
 	# shellcheck disable=SC2046 # a list of objects
@@ -81,7 +81,7 @@ lint_commit()
 
 	commit=$(tgit rev-parse "$1")
 	shift 3
-	# By the files that are compiled: a commit that was reworded is none to compile again.
+	# Named after the files that are compiled: a commit that was only reworded need not be compiled again.
 	# shellcheck disable=SC2046 # a list of files
 	WARNINGS=$STEPS_OUT/warnings-$({ tgit ls-tree -r "$commit" -- $(lint_files); echo "$*"; } |
 		cksum | cut -d' ' -f1)${target:+-built}
@@ -96,7 +96,7 @@ lint_base()
 {
 	# shellcheck disable=SC2046 # a list of files
 	set -- $(cut -d : -f 1 "$WARNINGS" | sort -u)
-	# Which files include a header is for the compiler to find out.
+	# Only the compiler knows which files include a header, so compile all.
 	case " $*" in *.h*) set -- ;; esac
 	lint_commit base base '' "$@"
 }

@@ -12,7 +12,7 @@ PATCHES=$TOP/patches
 # Where the series' new files stand at the top level: kernel folders that are not the project's own.
 SERIES_DIRS="arch Documentation fs kernel lib mm tools/testing virt"
 
-# Nobody's git configuration may change what comes out. The working folder may be another user's (sudo).
+# Ignore the user's git configuration, it could change the result. The working folder may belong to another user (sudo).
 export GIT_CONFIG_GLOBAL=/dev/null GIT_CONFIG_NOSYSTEM=1
 export GIT_CONFIG_COUNT=1 GIT_CONFIG_KEY_0=safe.directory GIT_CONFIG_VALUE_0='*'
 export GIT_COMMITTER_NAME="$SERIES_NAME" GIT_COMMITTER_EMAIL="$SERIES_EMAIL"
@@ -33,7 +33,7 @@ series_patches()
 	sed '/^#/d; /^$/d' "$PATCHES/series"
 }
 
-# Every file that a mail names; a word too many in a commit message does no harm.
+# Every file that a mail names. A false match in a commit message does no harm.
 series_files()
 {
 	sed -n 's,^\(+++ b\|--- a\)/\([^	]*\).*,\2,p' "$PATCHES"/*.patch | sort -u
@@ -46,7 +46,7 @@ series_touched()
 }
 
 # series_clone DIR: a repository that shares build/linux's objects, at the base, with only the files that the series
-# touches: all that git am and quilt need, in a second instead of a minute.
+# touches: git am and quilt need no more, and it takes a second instead of a minute.
 series_clone()
 {
 	rm -rf "$1" &&
@@ -79,7 +79,7 @@ series_sum()
 	cd "$PATCHES" && cat series $(series_patches) "$@" | sha256sum && tgit rev-parse base
 }
 
-# Lay patches/ on the base, apart from build/linux; the commit becomes refs/wb/next there, and is good until a patch
+# Apply patches/ to the base in a clone of build/linux. The commit becomes refs/wb/next there, and is valid until a patch
 # changes.
 series_lay()
 {
@@ -122,8 +122,8 @@ have_tree()
 	[ -e "$TREE" ] || cmd_tree
 }
 
-# Debian's .gitignore hides every new file from git status, so ask for the untracked ones apart: but for what is built, in
-# wb-*, and what the selftests' makefiles leave in the source.
+# Debian's .gitignore hides every new file from git status, so list untracked files separately, except for what is built in
+# wb-*, and for what the selftests' makefiles leave in the source.
 tree_clean()
 {
 	[ -z "$(tgit status --porcelain -uno; tgit ls-files --others -x '/wb-*' -x '/tools/arch/*/include/generated/' \
@@ -145,7 +145,7 @@ cmd_tree()
 	mkdir -p "$BUILD/check"
 	step am "git am" 0 series_lay || die "the series does not apply: $(tail -n 1 "$LOGS/am.log")"
 
-	# What is committed or edited there and in no mail yet is somebody's work.
+	# Do not overwrite work that is not in a mail yet.
 	if [ "${1:-}" != --reset ]; then
 		tree_clean || die "build/linux has edits or new files that are not committed ('wb tree --reset' drops them)"
 		if [ "$(tgit rev-parse 'HEAD^{tree}')" = "$(tgit rev-parse 'refs/wb/next^{tree}')" ]; then
@@ -165,7 +165,7 @@ cmd_tree()
 }
 
 # The cover letter as git's branch description, subject first, from what stands in patches/cover-letter up to the
-# pins of the base, which are written anew.
+# pins of the base, which are generated.
 cover_text()
 {
 	if [ -e "$PATCHES/cover-letter" ]; then
@@ -195,7 +195,7 @@ series_comments()
 }
 
 # export_to DIR: all that the commits of build/linux give: DIR/patches, the new files, and our entry of MAINTAINERS.
-# What would differ from machine to machine or day to day is pinned: dates, hash lengths, git's version. Subjects have no
+# What could differ by machine or day is pinned: dates, hash lengths, git's version. Subjects have no
 # numbers, or else each new patch would change all mails.
 export_to()
 {
@@ -214,7 +214,7 @@ export_to()
 	[ -s "$1/MAINTAINERS" ] || rm "$1/MAINTAINERS"
 }
 
-# export_list DIR: the files of that kind, from an export or from the top level.
+# export_list DIR: the exported files, in an export or at the top level.
 export_list()
 {
 	# shellcheck disable=SC2086 # a list of folders

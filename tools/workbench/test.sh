@@ -180,7 +180,7 @@ test_judge()
 	[ -z "$shows" ] || awk -v shows="$shows" '$0 ~ shows { print "        " $0 }' "$VM/$2"
 }
 
-# machine_judge MACHINE: what came of it, in its folder of the run.
+# machine_judge MACHINE: its results, from its folder in the run.
 machine_judge()
 {
 	local kind name rest ended
@@ -201,7 +201,7 @@ machine_judge()
 	}
 }
 
-# machines_boot MACHINE...: as many at a time as there are processors; each lane takes the next that none has taken.
+# machines_boot MACHINE...: as many at a time as there are processors; each lane takes the next one that is left.
 machines_boot()
 {
 	local lane=0 machine
@@ -220,7 +220,7 @@ run_machines()
 {
 	local judged
 
-	# The probe, if it takes one, before machines ask for its result at the same time.
+	# Run the probe first, or several machines would at the same time.
 	vm_accel > /dev/null
 	step machines "$# machines" $# machines_boot "$@"
 	for judged; do
