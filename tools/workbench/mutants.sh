@@ -9,26 +9,25 @@
 #	mutants.awk	reads the table
 #	function.awk	finds a function in a C file
 #
-# Sets MUTANT_FILES, files of build/linux that differ from the commit there, MUTATED, the kernels built with a mutant, and
-# for test.sh RUN and RESULTS.
+# Sets MUTANTS, a folder with the table as it was read, MUTANT_FILES, files of build/linux that differ from the commit there,
+# MUTATED, the kernels built with a mutant, and for test.sh RUN and RESULTS.
 
+MUTANTS=$BUILD/mutants.table
 MUTANT_FILES=''
 MUTATED=''
 
-# mutants_read: the table as lines "NAME TEST MACHINE PLACE" in build/mutants.table/index, edits beside it.
+# mutants_read: the table as lines "NAME TEST MACHINE PLACE" in a file `index`, and edits beside it.
 mutants_read()
 {
-	local dir="$BUILD/mutants.table"
-
-	rm -rf "$dir"
-	mkdir -p "$dir"
-	awk -v dir="$dir" -f "$WB/mutants.awk" "$WB/mutants" > "$dir/index"
+	rm -rf "$MUTANTS"
+	mkdir -p "$MUTANTS"
+	awk -v dir="$MUTANTS" -f "$WB/mutants.awk" "$WB/mutants" > "$MUTANTS/index"
 }
 
-# mutant_edit NAME PLACE: the edited file in build/mutants.table/file; otherwise say why there is none, and fail.
+# mutant_edit NAME PLACE: the edited file as `file`; otherwise say why there is none, and fail.
 mutant_edit()
 {
-	local dir="$BUILD/mutants.table" name="$1" file="$TREE/${2%:*}" function="${2#*:}" range first last
+	local dir="$MUTANTS" name="$1" file="$TREE/${2%:*}" function="${2#*:}" range first last
 
 	[ -e "$file" ] || { echo "mutant $name: no file ${2%:*}"; return 1; }
 	range=$(awk -v name="$function" -f "$WB/function.awk" "$file")
@@ -61,7 +60,7 @@ mutant_apply()
 		tgit apply "$WB/$2" || { MUTANT_FILES=''; return 1; } ;;
 	*)	mutant_edit "$1" "$2" || return 1
 		MUTANT_FILES=${2%:*}
-		cat "$BUILD/mutants.table/file" > "$TREE/$MUTANT_FILES" ;;
+		cat "$MUTANTS/file" > "$TREE/$MUTANT_FILES" ;;
 	esac
 }
 
@@ -75,8 +74,10 @@ mutant_restore()
 # mutants_check: every mutant applies to build/linux as it is, and there is the test that it names.
 mutants_check()
 {
-	local dir="$BUILD/mutants.table" name test machine place bad=0
+	local dir="$BUILD/mutants.check" name test machine place bad=0
 
+	# Mutants may be running.
+	MUTANTS=$dir
 	mutants_read || return 1
 	for machine in $(machines); do
 		tests_of "$machine" | awk -v machine="$machine" '$1 == "test" || $1 == "kunit" { print $2, machine }'
@@ -154,7 +155,7 @@ mutant_run()
 
 	began=$(date +%s)
 	# shellcheck disable=SC2046 # the fields of the line
-	mutant_judge $(awk -v name="$1" '$1 == name' "$BUILD/mutants.table/index")
+	mutant_judge $(awk -v name="$1" '$1 == name' "$MUTANTS/index")
 	mutant_restore
 	note "$(tail -n 1 "$RUN/summary" | cut -d' ' -f2-) ($(elapsed "$began"))"
 }
@@ -179,9 +180,9 @@ mutants_all()
 	tree_clean || die "build/linux has edits or new files that are not committed"
 	mutants_read || die "the table of mutants cannot be read"
 	# shellcheck disable=SC2046 # a list of mutants
-	[ $# -gt 0 ] || set -- $(cut -d ' ' -f 1 "$BUILD/mutants.table/index")
+	[ $# -gt 0 ] || set -- $(cut -d ' ' -f 1 "$MUTANTS/index")
 	for name; do
-		grep -q "^$name " "$BUILD/mutants.table/index" || die "no mutant '$name'; 'wb mutants --list' lists them"
+		grep -q "^$name " "$MUTANTS/index" || die "no mutant '$name'; 'wb mutants --list' lists them"
 	done
 	run_new
 	trap 'mutant_restore; rm -rf "$RUN"' EXIT
