@@ -3,7 +3,7 @@
 # The table `mutants`, read in one of two ways:
 #
 #	awk -v list=1 -f mutants.awk TABLE	headings and rules, as the contract that they are
-#	awk -v dir=DIR -f mutants.awk TABLE	lines "NAME TEST MACHINE PLACE", and the edits in DIR/NAME.sed
+#	awk -v dir=DIR -f mutants.awk TABLE	lines "NAME TEST MACHINE FILE:FUNCTION...", and the edits in DIR/NAME.1.sed ...
 
 function complain(what)
 {
@@ -14,10 +14,10 @@ function complain(what)
 # A mutant is complete when the next one begins.
 function finish()
 {
-	if (name != "" && place == "")
-		complain("mutant " name " names no test")
-	else if (name != "" && (edits > 0) == (place ~ /^mutants[.]d/))
-		complain("mutant " name " has to have either an edit or a patch")
+	if (name != "" && !edits)
+		complain("mutant " name " is not complete")
+	if (name != "" && !list)
+		print name, where
 	name = ""
 }
 
@@ -40,23 +40,30 @@ function finish()
 		complain("there are two mutants " name)
 	if (list)
 		printf "  %-40s %s\n", name, substr($0, length(name) + 3)
-	place = ""
+	where = ""
+	places = 0
 	edits = 0
 	next
 }
 
-/^\t/ && name != "" && place == "" {
+/^\t/ && name != "" && !places {
 	if (NF != 3)
-		complain("not a test, a machine and a place: " $0)
-	place = $3
-	if (!list)
-		print name, $1, $2, $3
+		complain("not a test, a machine and a function: " $0)
+	where = $1 " " $2 " " $3
+	places++
+	next
+}
+
+/^\tand [^ ]+:[^ ]+$/ && edits {
+	where = where " " $2
+	places++
+	edits = 0
 	next
 }
 
 /^\t/ && name != "" {
 	if (!list)
-		print substr($0, 2) > (dir "/" name ".sed")
+		print substr($0, 2) > (dir "/" name "." places ".sed")
 	edits++
 	next
 }

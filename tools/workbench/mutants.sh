@@ -5,7 +5,6 @@
 # machine that it fails in. A mutant that survives shows a rule that no test guards.
 #
 #	mutants		the table: see there
-#	mutants.d	mutants that are patches, because they change more than one function
 #	mutants.awk	reads the table
 #	function.awk	finds a function in a C file
 #
@@ -16,7 +15,7 @@ MUTANTS=$BUILD/mutants.table
 MUTANT_FILES=''
 MUTATED=''
 
-# mutants_read: the table as lines "NAME TEST MACHINE PLACE" in a file `index`, and edits beside it.
+# mutants_read: the table as lines "NAME TEST MACHINE FILE:FUNCTION..." in a file `index`, and edits beside it.
 mutants_read()
 {
 	rm -rf "$MUTANTS"
@@ -24,17 +23,17 @@ mutants_read()
 	awk -v dir="$MUTANTS" -f "$WB/mutants.awk" "$WB/mutants" > "$MUTANTS/index"
 }
 
-# mutant_edit NAME PLACE: the edited file as `file`; otherwise say why there is none, and fail.
+# mutant_edit NAME N FILE:FUNCTION: the edited file as `file`; otherwise say why there is none, and fail.
 mutant_edit()
 {
-	local dir="$MUTANTS" name="$1" file="$TREE/${2%:*}" function="${2#*:}" range first last
+	local dir="$MUTANTS" name="$1" nr="$2" file="$TREE/${3%:*}" function="${3#*:}" range first last
 
-	[ -e "$file" ] || { echo "mutant $name: no file ${2%:*}"; return 1; }
+	[ -e "$file" ] || { echo "mutant $name: no file ${3%:*}"; return 1; }
 	range=$(awk -v name="$function" -f "$WB/function.awk" "$file")
-	[ -n "$range" ] || { echo "mutant $name: no $function in ${2%:*}"; return 1; }
+	[ -n "$range" ] || { echo "mutant $name: no $function in ${3%:*}"; return 1; }
 	first=${range%,*} last=${range#*,}
 	sed -n "${range}p" "$file" > "$dir/old"
-	sed -f "$dir/$name.sed" "$dir/old" > "$dir/new" 2> "$dir/sed.err" ||
+	sed -f "$dir/$name.$nr.sed" "$dir/old" > "$dir/new" 2> "$dir/sed.err" ||
 		{ echo "mutant $name: $(head -n 1 "$dir/sed.err")"; return 1; }
 	if diff -u "$dir/old" "$dir/new" > "$dir/diff"; then
 		echo "mutant $name: the edit changes nothing in $function"
@@ -51,17 +50,18 @@ mutant_edit()
 	{ head -n $((first - 1)) "$file"; cat "$dir/new"; tail -n +$((last + 1)) "$file"; } > "$dir/file"
 }
 
-# mutant_apply NAME PLACE: to build/linux.
+# mutant_apply NAME FILE:FUNCTION...: to build/linux.
 mutant_apply()
 {
-	case $2 in
-	mutants.d/*)
-		MUTANT_FILES=$(tgit apply --numstat "$WB/$2" | cut -f 3)
-		tgit apply "$WB/$2" || { MUTANT_FILES=''; return 1; } ;;
-	*)	mutant_edit "$1" "$2" || return 1
-		MUTANT_FILES=${2%:*}
-		cat "$MUTANTS/file" > "$TREE/$MUTANT_FILES" ;;
-	esac
+	local name="$1" nr=0 place
+
+	shift
+	for place; do
+		nr=$((nr + 1))
+		mutant_edit "$name" $nr "$place" || return 1
+		MUTANT_FILES="$MUTANT_FILES ${place%:*}"
+		cat "$MUTANTS/file" > "$TREE/${place%:*}"
+	done
 }
 
 mutant_restore()
@@ -74,7 +74,7 @@ mutant_restore()
 # mutants_check: every mutant applies to build/linux as it is, and there is the test that it names.
 mutants_check()
 {
-	local dir="$BUILD/mutants.check" name test machine place bad=0
+	local dir="$BUILD/mutants.check" name test machine places place nr bad=0
 
 	# Mutants may be running.
 	MUTANTS=$dir
@@ -83,17 +83,14 @@ mutants_check()
 		tests_of "$machine" | awk -v machine="$machine" '$1 == "test" || $1 == "kunit" { print $2, machine }'
 	done > "$dir/tests"
 	echo "bench $BENCH_KERNEL" >> "$dir/tests"
-	while read -r name test machine place; do
+	while read -r name test machine places; do
 		grep -qx "$test $machine" "$dir/tests" || { echo "mutant $name: no test $test in $machine"; bad=1; }
-		case $place in
-		mutants.d/*)
-			tgit apply --check "$WB/$place" || { echo "mutant $name: $place does not apply"; bad=1; } ;;
-		*)	mutant_edit "$name" "$place" || bad=1 ;;
-		esac
+		nr=0
+		for place in $places; do
+			nr=$((nr + 1))
+			mutant_edit "$name" $nr "$place" || bad=1
+		done
 	done < "$dir/index"
-	for place in "$WB"/mutants.d/*; do
-		grep -q " mutants.d/${place##*/}\$" "$dir/index" || { echo "no mutant has the patch $place"; bad=1; }
-	done
 	return $bad
 }
 
@@ -121,14 +118,15 @@ mutant_boot()
 	machine_judge "$3" > "$RUN/judge.log" 2>&1
 }
 
-# mutant_judge NAME TEST MACHINE PLACE: build it, boot it and record whether it is killed.
+# mutant_judge NAME TEST MACHINE FILE:FUNCTION...: build it, boot it and record whether it is killed.
 mutant_judge()
 {
-	local built=0
+	local name="$1" test="$2" machine="$3" built=0
 
-	mutant_apply "$1" "$4" > "$LOGS/mutant.log" 2>&1 ||
-		{ record fail "mutant $1: does not apply: $(head -n 1 "$LOGS/mutant.log")"; return; }
-	mutant_kernel "$2" "$3"
+	shift 3
+	mutant_apply "$name" "$@" > "$LOGS/mutant.log" 2>&1 ||
+		{ record fail "$(head -n 1 "$LOGS/mutant.log")"; return; }
+	mutant_kernel "$test" "$machine"
 	case " $MUTATED " in
 	*" $KERNEL "*) ;;
 	*)	MUTATED="$MUTATED $KERNEL" ;;
@@ -137,14 +135,17 @@ mutant_judge()
 	kernel_make kernel > "$LOGS/mutant.log" 2>&1 || built=$?
 	release
 	if [ $built -ne 0 ]; then
-		record fail "mutant $1: does not build: $(grep -m 1 -i 'error' "$LOGS/mutant.log")"
+		record fail "mutant $name: does not build: $(grep -m 1 -i 'error' "$LOGS/mutant.log")"
 		return
 	fi
-	(mutant_boot "$1" "$2" "$3")
-	if grep -q '^fail ' "$RUN/$1/summary"; then
-		record pass "mutant $1: killed: $(sed -n 's/^fail //p' "$RUN/$1/summary" | head -n 1)"
+	(mutant_boot "$name" "$test" "$machine")
+	# Nothing that the workbench fails in may pass for a kill.
+	if grep -q '^wb: ' "$RUN/$name/boot.log"; then
+		record fail "mutant $name: $(sed -n 's/^wb: //p' "$RUN/$name/boot.log")"
+	elif grep -q '^fail ' "$RUN/$name/summary"; then
+		record pass "mutant $name: killed: $(sed -n 's/^fail //p' "$RUN/$name/summary" | head -n 1)"
 	else
-		record fail "mutant $1: survived $2 in $3"
+		record fail "mutant $name: survived $test in $machine"
 	fi
 }
 
