@@ -2,17 +2,15 @@
 /*
  * Which pages of a guest_memfd are private.
  *
- * An update is split in two so that it can go at the end of a conversion, where
- * failing is no longer an option.  kvm_gmem_attrs_prepare() adds the nodes that
- * the edges of the range need, which leaves every page as it is and so needs no
- * undoing.  kvm_gmem_attrs_commit() flips bits and detaches nodes, and cannot
- * fail.  Its cost follows the height of the tree, not the size or the contents
- * of the range: whole subtrees come off at once, and kvm_gmem_attrs_finish()
- * frees them when nobody waits for the lock anymore.
+ * Updates have two steps, because a conversion must not fail once it has zapped
+ * guest mappings.  kvm_gmem_attrs_prepare() adds the nodes that the edges of the
+ * range need, without changing any page.  kvm_gmem_attrs_commit() flips bits and
+ * detaches nodes, and cannot fail.  Its cost depends on the height of the tree,
+ * not on the size or contents of the range, as it detaches whole subtrees.
+ * kvm_gmem_attrs_finish() frees them, after the lock has been dropped.
  *
- * A tree of ranges, e.g. a maple tree, cannot do that: storing over a million
- * ranges frees a million ranges in one go.  Nor does a maple tree charge its
- * nodes to the memory cgroup of whoever makes them necessary.
+ * Storing to a maple tree frees all ranges that are overwritten in one go, which
+ * can be millions, and does not charge nodes to a memory cgroup.
  */
 #include <kunit/static_stub.h>
 #include <kunit/visibility.h>
@@ -32,7 +30,7 @@
 
 static struct kmem_cache *kvm_gmem_attrs_cachep;
 
-/* How many bits of an index tell the pages below one slot of a node apart. */
+/* The number of index bits below one slot of a node. */
 static unsigned int kvm_gmem_attrs_slot_shift(unsigned int level)
 {
 	return level ? KVM_GMEM_ATTRS_LEAF_BITS +
@@ -75,7 +73,7 @@ static void kvm_gmem_attrs_fill(struct kvm_gmem_attrs_node *node,
 
 int kvm_gmem_attrs_cache_init(void)
 {
-	/* Userspace decides how many nodes there are, so have it pay for them. */
+	/* Userspace controls the number of nodes, so charge them. */
 	kvm_gmem_attrs_cachep = KMEM_CACHE(kvm_gmem_attrs_node, SLAB_ACCOUNT);
 	return kvm_gmem_attrs_cachep ? 0 : -ENOMEM;
 }
@@ -104,9 +102,9 @@ void kvm_gmem_attrs_init(struct kvm_gmem_attrs *attrs, struct rw_semaphore *lock
 EXPORT_SYMBOL_IF_KUNIT(kvm_gmem_attrs_init);
 
 /*
- * Look for the node or the leaf that has the page, and stop at a slot without a
- * child.  Pairs with kvm_gmem_attrs_set_slot(): if there is no child then the
- * slot's bit is at least as new as that.
+ * Find the leaf or the uniform slot that has the page.  If a slot has no child,
+ * its bit is at least as new as the absence of the child, see
+ * kvm_gmem_attrs_set_slot().
  */
 bool kvm_gmem_attrs_find(struct kvm_gmem_attrs *attrs, pgoff_t index,
 			 struct kvm_gmem_attrs_span *span)
@@ -146,7 +144,7 @@ bool kvm_gmem_attrs_is_private(struct kvm_gmem_attrs *attrs, pgoff_t index)
 }
 EXPORT_SYMBOL_IF_KUNIT(kvm_gmem_attrs_is_private);
 
-/* Find the first page in the range that differs; false if there is none. */
+/* Find the first page in the range that differs, return false if none does. */
 static bool kvm_gmem_attrs_first(struct kvm_gmem_attrs *attrs, pgoff_t *start,
 				 pgoff_t last, bool private)
 {
@@ -177,7 +175,7 @@ static bool kvm_gmem_attrs_first(struct kvm_gmem_attrs *attrs, pgoff_t *start,
 	return false;
 }
 
-/* Find the last page that differs, in a range that is known to have one. */
+/* Find the last page that differs in a range that has at least one. */
 static pgoff_t kvm_gmem_attrs_last(struct kvm_gmem_attrs *attrs, pgoff_t last,
 				   bool private)
 {
@@ -201,7 +199,7 @@ static pgoff_t kvm_gmem_attrs_last(struct kvm_gmem_attrs *attrs, pgoff_t last,
 bool kvm_gmem_attrs_range_is(struct kvm_gmem_attrs *attrs, pgoff_t start,
 			     pgoff_t last, bool private)
 {
-	/* The most frequent case, and one number is always right on its own. */
+	/* The common case.  A single counter is consistent by itself. */
 	if (READ_ONCE(attrs->nr_private) == (private ? attrs->last + 1 : 0))
 		return true;
 
@@ -210,10 +208,7 @@ bool kvm_gmem_attrs_range_is(struct kvm_gmem_attrs *attrs, pgoff_t start,
 }
 EXPORT_SYMBOL_IF_KUNIT(kvm_gmem_attrs_range_is);
 
-/*
- * Cut a range to what is between the first and the last page that are not what
- * @private says.  Return false if there are none.
- */
+/* Trim a range to the first and last page that differ, return false if none do. */
 bool kvm_gmem_attrs_trim(struct kvm_gmem_attrs *attrs, pgoff_t *start,
 			 pgoff_t *last, bool private)
 {
@@ -227,7 +222,7 @@ bool kvm_gmem_attrs_trim(struct kvm_gmem_attrs *attrs, pgoff_t *start,
 }
 EXPORT_SYMBOL_IF_KUNIT(kvm_gmem_attrs_trim);
 
-/* Make all pages of a slot alike, see kvm_gmem_attrs_find() for the order. */
+/* Make a slot uniform.  kvm_gmem_attrs_find() depends on the order of stores. */
 static void kvm_gmem_attrs_set_slot(struct kvm_gmem_attrs_update *update,
 				    struct kvm_gmem_attrs_node *node,
 				    unsigned int slot, bool private)
@@ -246,7 +241,7 @@ static void kvm_gmem_attrs_set_slot(struct kvm_gmem_attrs_update *update,
 	update->detached = child;
 }
 
-/* Take nodes on the way to a page out again if all of their pages are alike. */
+/* Detach the topmost uniform node on the path to a page, if there is one. */
 static void kvm_gmem_attrs_prune(struct kvm_gmem_attrs_update *update, pgoff_t index)
 {
 	struct kvm_gmem_attrs_node *node = &update->attrs->root, *child;
@@ -265,7 +260,7 @@ static void kvm_gmem_attrs_prune(struct kvm_gmem_attrs_update *update, pgoff_t i
 	}
 }
 
-/* Take out what the last update left, unless this one needs it right away. */
+/* Detach uniform nodes of the last update, unless this one needs them. */
 static void kvm_gmem_attrs_prune_lazy(struct kvm_gmem_attrs_update *update)
 {
 	pgoff_t *lazy = update->attrs->lazy;
@@ -282,15 +277,12 @@ VISIBLE_IF_KUNIT struct kvm_gmem_attrs_node *kvm_gmem_attrs_alloc_node(void)
 {
 	KUNIT_STATIC_STUB_REDIRECT(kvm_gmem_attrs_alloc_node);
 
-	/* A cgroup at its limit is no reason to kill a task, the request can fail. */
+	/* Fail the request rather than OOM-kill if a memory cgroup is at its limit. */
 	return kmem_cache_alloc(kvm_gmem_attrs_cachep, GFP_KERNEL | __GFP_RETRY_MAYFAIL);
 }
 EXPORT_SYMBOL_IF_KUNIT(kvm_gmem_attrs_alloc_node);
 
-/*
- * Add nodes until no slot of an inner node has pages both before and from
- * @index on.
- */
+/* Add nodes until @index is the first page of a slot or has a leaf. */
 static int kvm_gmem_attrs_split(struct kvm_gmem_attrs *attrs, pgoff_t index)
 {
 	struct kvm_gmem_attrs_node *node = &attrs->root, *child;
@@ -316,7 +308,7 @@ static int kvm_gmem_attrs_split(struct kvm_gmem_attrs *attrs, pgoff_t index)
 	return 0;
 }
 
-/* Nothing changes, whether this succeeds or fails with -ENOMEM. */
+/* Allocate all nodes that the update needs.  No page changes. */
 int kvm_gmem_attrs_prepare(struct kvm_gmem_attrs *attrs,
 			   struct kvm_gmem_attrs_update *update,
 			   pgoff_t start, pgoff_t last)
@@ -392,7 +384,7 @@ static void kvm_gmem_attrs_set_leaf(struct kvm_gmem_attrs_node *node,
 	node->nr_private += private ? nr : 0;
 }
 
-/* Look at the first, or else the last page of a slot. */
+/* Return the attribute of the first or the last page of a slot. */
 static bool kvm_gmem_attrs_slot_end(struct kvm_gmem_attrs *attrs,
 				    struct kvm_gmem_attrs_node *node,
 				    unsigned int slot, bool first)
@@ -411,8 +403,8 @@ static bool kvm_gmem_attrs_slot_end(struct kvm_gmem_attrs *attrs,
 }
 
 /*
- * Add what is in slots @lo to @hi, and between them and their neighbours, to a
- * node's counts, or take it off with @sign being -1.
+ * Add slots @lo to @hi, and the edges between them and their neighbours, to the
+ * counts of a node.  Subtract them if @sign is -1.
  */
 static void kvm_gmem_attrs_account(struct kvm_gmem_attrs *attrs,
 				   struct kvm_gmem_attrs_node *node,
@@ -437,7 +429,7 @@ static void kvm_gmem_attrs_account(struct kvm_gmem_attrs *attrs,
 			node->nr_edges += sign;
 }
 
-/* The recursion ends at a leaf, which is seven levels below the root at most. */
+/* The depth of the recursion is bounded, leaves are at most seven levels down. */
 static void kvm_gmem_attrs_set(struct kvm_gmem_attrs_update *update,
 			       struct kvm_gmem_attrs_node *node,
 			       pgoff_t start, pgoff_t last, bool private)
@@ -455,6 +447,18 @@ static void kvm_gmem_attrs_set(struct kvm_gmem_attrs_update *update,
 	lo = kvm_gmem_attrs_slot(start, node->level);
 	hi = kvm_gmem_attrs_slot(last, node->level);
 
+	/* Edges between slots don't change if no page next to one does. */
+	child = lo == hi ? kvm_gmem_attrs_child(update->attrs, node, lo) : NULL;
+	if (child && (!lo || start & (BIT(shift) - 1)) &&
+	    (hi == KVM_GMEM_ATTRS_NR_SLOTS - 1 || ~last & (BIT(shift) - 1))) {
+		node->nr_private -= child->nr_private;
+		node->nr_edges -= child->nr_edges;
+		kvm_gmem_attrs_set(update, child, start, last, private);
+		node->nr_private += child->nr_private;
+		node->nr_edges += child->nr_edges;
+		return;
+	}
+
 	if (node->nr_edges)
 		kvm_gmem_attrs_account(update->attrs, node, lo, hi, -1);
 	else if (node->nr_private)
@@ -471,7 +475,7 @@ static void kvm_gmem_attrs_set(struct kvm_gmem_attrs_update *update,
 			kvm_gmem_attrs_set_slot(update, node, slot, private);
 	}
 
-	/* Slots in between are alike. */
+	/* Slots in between are uniform. */
 	if (hi - lo < 2) {
 		kvm_gmem_attrs_account(update->attrs, node, lo, hi, 1);
 	} else {
@@ -481,7 +485,7 @@ static void kvm_gmem_attrs_set(struct kvm_gmem_attrs_update *update,
 	}
 }
 
-/* Return the number of pages that are not what they were. */
+/* Return the number of pages that have changed. */
 pgoff_t kvm_gmem_attrs_commit(struct kvm_gmem_attrs_update *update, bool private)
 {
 	struct kvm_gmem_attrs *attrs = update->attrs;
@@ -493,7 +497,7 @@ pgoff_t kvm_gmem_attrs_commit(struct kvm_gmem_attrs_update *update, bool private
 	attrs->lazy[0] = update->start;
 	attrs->lazy[1] = min(update->last + 1, attrs->last);
 
-	/* What is beyond the end of the file goes with the last page. */
+	/* Pages beyond the end of the file follow the last one. */
 	end = BIT(kvm_gmem_attrs_node_shift(root->level)) - 1;
 	if (update->last == attrs->last)
 		update->last = end;
@@ -516,7 +520,7 @@ static void kvm_gmem_attrs_detach_children(struct kvm_gmem_attrs_update *update,
 	unsigned int slot;
 
 	for (slot = 0; node->level && slot < KVM_GMEM_ATTRS_NR_SLOTS; slot++) {
-		/* Out of the tree, so nobody adds or removes any. */
+		/* The node is detached, its children can no longer change. */
 		child = rcu_dereference_protected(node->child[slot], true);
 		if (child) {
 			child->next_detached = update->detached;
@@ -526,8 +530,8 @@ static void kvm_gmem_attrs_detach_children(struct kvm_gmem_attrs_update *update,
 }
 
 /*
- * Free what an update, committed or aborted, has taken out of the tree.  That
- * can be the work of millions of updates, so do it without any lock.
+ * Free the nodes that an update, committed or aborted, has detached.  There can
+ * be millions, so don't hold any lock.
  */
 void kvm_gmem_attrs_finish(struct kvm_gmem_attrs_update *update)
 {

@@ -6,23 +6,22 @@
 #include <linux/rwsem.h>
 #include <linux/types.h>
 
-/* Slots of a node, and how many bits of a page's index choose one of them. */
+/* The number of slots of a node, and of the index bits that select one. */
 #define KVM_GMEM_ATTRS_SLOT_BITS	6
 #define KVM_GMEM_ATTRS_NR_SLOTS		BIT(KVM_GMEM_ATTRS_SLOT_BITS)
 
-/* A node of level 0 has a bit per page in place of children. */
+/* Nodes of level 0 have one bit per page instead of children. */
 #define KVM_GMEM_ATTRS_LEAF_BITS	12
 #define KVM_GMEM_ATTRS_LEAF_PAGES	BIT(KVM_GMEM_ATTRS_LEAF_BITS)
 
 /*
- * A slot of an inner node either has a child, or all of its pages are alike and
- * the slot's bit in @private says what they are.  The bit means nothing while
- * there is a child.
+ * A slot of an inner node has a child, or all of its pages have the attribute in
+ * the slot's bit of @private.  Ignore the bit if there is a child.
  *
- * @nr_private and @nr_edges count the private pages below the node, and the
- * places where a page differs from the next one.  A node without edges is
- * uniform and goes away with the next update elsewhere in the file: pages that
- * go back and forth shall not allocate and free it each time.
+ * @nr_private and @nr_edges count private pages below the node, and pages that
+ * differ from the next one.  A node without edges is uniform.  It is kept until
+ * the next update elsewhere in the file, so that pages which are converted back
+ * and forth don't allocate and free it each time.
  */
 struct kvm_gmem_attrs_node {
 	union {
@@ -40,29 +39,28 @@ struct kvm_gmem_attrs_node {
 };
 
 /*
- * Which pages of a guest_memfd are private: a radix tree of fixed height with
- * bitmaps for leaves.  All indices are in pages, all ranges include their last
- * index.
+ * Which pages of a guest_memfd are private: a radix tree of fixed height, whose
+ * leaves are bitmaps.  All indices are in pages, all ranges include @last.
  *
- * Updates need @lock held for write.  Readers need no lock, but what they read
- * can be stale by the time they have it, unless they do hold @lock.
+ * Hold @lock for write to update.  Reading is safe under RCU, but the result is
+ * stable only while @lock is held.
  *
- * Pages beyond the last one of the file are always what that one is.
+ * Pages beyond the end of the file have the attribute of the last page.
  */
 struct kvm_gmem_attrs {
 	struct rw_semaphore *lock;
 	pgoff_t last;
-	/* Where the last update left nodes that may be uniform. */
+	/* Pages at which the last update may have left uniform nodes. */
 	pgoff_t lazy[2];
-	/* Of the file, kept for those who only want to have a look. */
+	/* Totals of the file, for readers without the lock. */
 	pgoff_t nr_private;
 	pgoff_t nr_ranges;
 	struct kvm_gmem_attrs_node root;
 };
 
 /*
- * An update that is prepared but not committed yet.  @detached is what the
- * commit has taken out of the tree and kvm_gmem_attrs_finish() has yet to free.
+ * An update in progress.  @detached lists the nodes that are no longer in the
+ * tree, for kvm_gmem_attrs_finish() to free.
  */
 struct kvm_gmem_attrs_update {
 	struct kvm_gmem_attrs *attrs;
@@ -72,8 +70,8 @@ struct kvm_gmem_attrs_update {
 };
 
 /*
- * The pages of a leaf, or, without a leaf, pages up to @end that are alike.  All
- * zeroes for none.
+ * Pages from @start up to, but not including, @end: those of a leaf, or a uniform
+ * range if @leaf is NULL.  All zeroes is an empty span.
  */
 struct kvm_gmem_attrs_span {
 	const struct kvm_gmem_attrs_node *leaf;
@@ -98,8 +96,8 @@ bool kvm_gmem_attrs_find(struct kvm_gmem_attrs *attrs, pgoff_t index,
 			 struct kvm_gmem_attrs_span *span);
 
 /*
- * Test what a page is, for pages that are looked at in ascending order, with the
- * lock held: @span, all zeroes before the first one, saves most of the look-ups.
+ * Test the attribute of a page in a walk in ascending order, with the lock held.
+ * @span caches the last lookup, start with an empty one.
  */
 static inline bool kvm_gmem_attrs_span_is(struct kvm_gmem_attrs *attrs,
 					  struct kvm_gmem_attrs_span *span,

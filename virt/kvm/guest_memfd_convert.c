@@ -2,17 +2,17 @@
 /*
  * In-place conversion of guest_memfd memory between shared and private.
  *
- * A conversion holds the file's invalidate lock for write, which stops all
- * faults on the file, by guests and by host userspace alike.  If a page is in
- * use, the conversion drops the lock for a while and starts over.  Nothing is
- * changed for good until it is certain to succeed:
+ * A conversion holds the file's invalidate lock for write, which blocks faults
+ * on the file by guests and by host userspace.  If a page is in use, drop the
+ * lock for a while and start over.  Don't change anything until the conversion
+ * is certain to succeed:
  *
- * 1. Get memory for the store of the attributes.
+ * 1. Allocate memory for the store of the attributes.
  * 2. To private: drop all host references to the pages.
  * 3. Zap guest mappings of the old attribute.  Guests can't fault them back in
  *    until the conversion is done.
  * 4. To shared: have the architecture release the pages to the host.
- * 5. Store the new attributes and let everybody fault again.
+ * 5. Store the new attributes and drop the lock.
  */
 #include <linux/kvm_host.h>
 #include <linux/mm.h>
@@ -26,8 +26,9 @@
 
 #include "guest_memfd.h"
 #include "guest_memfd_convert.h"
+#include "kvm_mm.h"
 
-/* How many pages to look at before letting others run. */
+/* Check this many pages between two calls of cond_resched(). */
 #define KVM_GMEM_CONVERT_BATCH	1024
 
 struct folio *kvm_gmem_next_change(struct kvm_gmem_change_iter *iter)
@@ -42,7 +43,7 @@ struct folio *kvm_gmem_next_change(struct kvm_gmem_change_iter *iter)
 	for (;;) {
 		if (!(++iter->nr_seen % KVM_GMEM_CONVERT_BATCH)) {
 			cond_resched();
-			/* There is a way back as long as nothing has been zapped. */
+			/* Nothing has been zapped yet, bail if killed. */
 			if (c->to_private && fatal_signal_pending(current))
 				return NULL;
 		}
@@ -58,7 +59,7 @@ struct folio *kvm_gmem_next_change(struct kvm_gmem_change_iter *iter)
 					    c->to_private))
 			return folio;
 
-		/* Skip the rest of what has no bits of its own. */
+		/* Skip the rest of a uniform span. */
 		if (!iter->span.leaf) {
 			if (iter->span.end > last)
 				return NULL;
@@ -77,7 +78,7 @@ static int kvm_gmem_release_pages(struct kvm_gmem_conversion *c)
 		return 0;
 
 	kvm_gmem_for_each_change(folio, c, c->first_change, c->last_change) {
-		/* As where pages are freed, i.e. not while memory_failure() has it. */
+		/* Exclude memory_failure(), as when a page is freed. */
 		folio_lock(folio);
 		r = kvm_arch_gmem_reclaim(folio_pfn(folio), folio_nr_pages(folio));
 		folio_unlock(folio);
@@ -94,12 +95,12 @@ static int kvm_gmem_release_pages(struct kvm_gmem_conversion *c)
 #endif
 
 /*
- * Guest mappings are gone by now.  If a page can't be released then the host
- * must not touch it, so leave all of the range private.  Pages that have been
- * released already have lost their contents, i.e. the VM can't go on.
+ * Return pages to the host.  Guest mappings are already gone.
  *
- * Zapping a page can fail, too, e.g. if TDX can't remove it from the S-EPT, but
- * has no way to report that other than marking the VM as bugged.
+ * If a page can't be released, the host must not touch it: leave the whole range
+ * private.  Pages that were released before it have lost their contents, so mark
+ * the VM as bugged.  Zapping can fail as well, e.g. if TDX can't remove a page
+ * from the S-EPT, and reports that only by marking the VM as bugged.
  */
 static int kvm_gmem_make_shared(struct kvm_gmem_conversion *c)
 {
@@ -145,8 +146,8 @@ static int kvm_gmem_try_convert(struct kvm_gmem_conversion *c)
 	}
 
 	/*
-	 * Pages between the first and the last change that stay as they are have
-	 * no mappings of the old attribute.
+	 * Pages in between that already match have no mappings of the old
+	 * attribute, the filter spares theirs.
 	 */
 	kvm_gmem_invalidate_start(c->inode, c->first_change, c->last_change + 1,
 				  c->to_private ? KVM_FILTER_SHARED : KVM_FILTER_PRIVATE);
@@ -156,8 +157,8 @@ static int kvm_gmem_try_convert(struct kvm_gmem_conversion *c)
 		c->nr_changed = kvm_gmem_attrs_commit(&c->update, c->to_private);
 
 	/*
-	 * For those who look at the attributes without the invalidate lock: they
-	 * take mmu_invalidate_seq first.  Pairs with the smp_rmb() in between.
+	 * Readers without the invalidate lock sample mmu_invalidate_seq before
+	 * the attributes.  Pairs with the smp_rmb() in between.
 	 */
 	smp_wmb();
 	kvm_gmem_invalidate_end(c->inode, c->first_change, c->last_change + 1);
@@ -168,17 +169,19 @@ abort:
 }
 
 #ifdef CONFIG_KVM_GENERIC_MEMORY_ATTRIBUTES
-/* Count in the statistics of the VM whose file the request came through. */
+/* Account to the VM whose file the request came through. */
 static void kvm_gmem_account(struct kvm_gmem_conversion *c, int r)
 {
 	struct kvm_vm_stat_generic *stat = &c->kvm->stat.generic;
 
+	/* The VM can have several files. */
+	KVM_MMU_LOCK(c->kvm);
 	if (r == -EAGAIN) {
 		stat->gmem_busy++;
 	} else if (r == -EHWPOISON) {
 		stat->gmem_poisoned++;
 	} else if (r || !c->nr_changed) {
-		return;
+		/* Nothing to account. */
 	} else if (c->to_private) {
 		stat->gmem_to_private++;
 		stat->gmem_pages_to_private += c->nr_changed;
@@ -186,6 +189,7 @@ static void kvm_gmem_account(struct kvm_gmem_conversion *c, int r)
 		stat->gmem_to_shared++;
 		stat->gmem_pages_to_shared += c->nr_changed;
 	}
+	KVM_MMU_UNLOCK(c->kvm);
 }
 #else
 static void kvm_gmem_account(struct kvm_gmem_conversion *c, int r) { }
@@ -201,7 +205,7 @@ static int kvm_gmem_convert(struct kvm_gmem_conversion *c)
 			return -EINTR;
 
 		r = kvm_gmem_try_convert(c);
-		if (r != -EAGAIN || kvm_gmem_wait_expired(&c->wait, ktime_get_ns()))
+		if (r != -EAGAIN || kvm_gmem_wait_expired(&c->wait))
 			break;
 
 		up_write(lock);
@@ -271,7 +275,7 @@ static int kvm_gmem_set_attributes(struct file *file,
 	last = start + (attrs.size >> PAGE_SHIFT) - 1;
 	to_private = attrs.attributes & KVM_MEMORY_ATTRIBUTE_PRIVATE;
 
-	/* Look before taking the lock, which keeps faults waiting. */
+	/* Do nothing if the attributes already match, taking the lock blocks faults. */
 	if (kvm_gmem_attrs_range_is(&GMEM_I(inode)->attrs, start, last, to_private)) {
 		trace_kvm_gmem_convert(inode->i_ino, start, last - start + 1,
 				       to_private, 0, 0, 0, 0);

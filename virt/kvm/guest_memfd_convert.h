@@ -21,7 +21,7 @@ struct kvm_gmem_conversion {
 	pgoff_t last;
 	bool to_private;
 
-	/* What there is to do, as seen with the invalidate lock held. */
+	/* The pages that differ, stable while the invalidate lock is held. */
 	pgoff_t first_change;
 	pgoff_t last_change;
 	struct kvm_gmem_attrs_update update;
@@ -34,18 +34,17 @@ struct kvm_gmem_conversion {
 	int extra_refs;
 	u64 waited_ns;
 
-	/* What came of it. */
+	/* The result. */
 	pgoff_t nr_changed;
 	pgoff_t error_index;
 };
 
 /*
- * The pages of a range that are allocated and that a conversion changes, in
- * ascending order and without references.  A reference would make
- * memory_failure() report a page with a user that it does not know.  Nothing
- * takes pages out of the file while the invalidate lock is held for write, see
- * kvm_gmem_release_folio() for who else might, so neither the pages nor the
- * nodes of the page cache's tree go away, and the walk may sleep.
+ * Iterate over allocated pages that a conversion changes, in ascending order.
+ * Don't take references, memory_failure() would fail on a page with a reference
+ * that it can't explain.  The invalidate lock, held for write, and
+ * kvm_gmem_release_folio() keep pages in the file, and thus the nodes of the page
+ * cache's tree, so the caller may sleep.
  */
 struct kvm_gmem_change_iter {
 	struct kvm_gmem_conversion *c;

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * What /proc/<pid>/fdinfo/<fd> says about a guest_memfd.
+ * /proc/<pid>/fdinfo/<fd> of a guest_memfd.
  *
- * Monitoring agents read this, so its cost must not depend on how large or how
- * fragmented the file is.  Nor does it take the invalidate lock or references of
- * pages, which would stop guests or make pages look as if they were in use.  In
- * return the numbers may not be of one moment while the file is in use.
+ * Monitoring agents read this, so the cost must not depend on the size or the
+ * fragmentation of the file.  Take neither the invalidate lock, which would stall
+ * guests, nor references to pages, which would make them look as if in use.  The
+ * numbers may be inconsistent with each other while the file changes.
  */
 #include <linux/kvm_host.h>
 #include <linux/pagemap.h>

@@ -18,16 +18,13 @@
 #include "guest_memfd.h"
 #include "guest_memfd_convert.h"
 
-/* After how many looks at a page in use to drain again, the budget permitting. */
-#define KVM_GMEM_DRAIN_LOOKS	16
-
-/* Drains concern the whole machine, as does the budget for them. */
+/* Drains affect the whole machine, so all conversions share the budget. */
 static struct kvm_gmem_drain_budget kvm_gmem_drain_budget;
 static DEFINE_SPINLOCK(kvm_gmem_drain_lock);
 
 /*
  * Return true if there are references other than those of the page cache and of
- * page tables.  The answer can be wrong while mappings come and go.
+ * page tables.  The result can be wrong while mappings come and go.
  */
 static bool kvm_gmem_folio_has_extra_refs(struct folio *folio)
 {
@@ -35,47 +32,42 @@ static bool kvm_gmem_folio_has_extra_refs(struct folio *folio)
 }
 
 /*
- * Return true if nobody on the host uses the page nor can begin to.  A fault in
- * flight has a reference and turns it into that of a page table entry, so one
- * look at the one number that has either in it is enough.  The reference that is
- * left is the page cache's, all folios are of order 0.
+ * Return true if the host neither uses the page nor can begin to.  A fault in
+ * flight turns its reference into that of a page table entry, so it is enough to
+ * read the one counter that includes both.  The page cache has the reference
+ * that remains, all folios are of order 0.
  */
 static bool kvm_gmem_folio_is_unused(struct folio *folio)
 {
 	return folio_ref_count(folio) == 1;
 }
 
-/* Sleep, in doses that grow, until somebody who has a reference may be done. */
+/* Give the users of a page time to finish, little at first. */
 static void kvm_gmem_nap(unsigned int state, unsigned int *nap_us)
 {
 	ktime_t nap = us_to_ktime(*nap_us);
 
-	*nap_us = min(2 * *nap_us, 400);
+	*nap_us = min(2 * *nap_us, 200);
 	set_current_state(state);
 	schedule_hrtimeout_range(&nap, nap / 2, HRTIMER_MODE_REL);
 }
 
-static bool kvm_gmem_drain_all(struct kvm_gmem_conversion *c, struct folio *folio)
+static void kvm_gmem_drain_all(struct kvm_gmem_conversion *c, struct folio *folio)
 {
 	enum lru_cache_drained drained = LRU_CACHE_NOT_DRAINED;
 
-	/* Once is enough as long as the lock is held, there are no new users. */
-	if (c->drained)
-		return false;
-
 	scoped_guard(spinlock, &kvm_gmem_drain_lock) {
 		if (!kvm_gmem_drain_take(&kvm_gmem_drain_budget, ktime_get_ns()))
-			return false;
+			return;
 		c->drains_spent_until = kvm_gmem_drain_budget.spent_until;
 	}
 
 	c->drained = true;
 	c->nr_drains++;
 	lru_cache_drain_for_folio(folio, 0, &drained);
-	return true;
 }
 
-/* The request succeeds, so what its drains have cost is not held against it. */
+/* The request succeeds, don't count its drains against the budget. */
 void kvm_gmem_host_refs_dropped(struct kvm_gmem_conversion *c)
 {
 	if (!c->nr_drains)
@@ -103,14 +95,12 @@ static int kvm_gmem_unmap_folio(struct kvm_gmem_conversion *c, struct folio *fol
 	return 0;
 }
 
-/* A pin that stays is alone at some time, others come and go. */
-static void kvm_gmem_watch_refs(struct kvm_gmem_conversion *c, struct folio *folio,
-				u64 now)
+static void kvm_gmem_watch_refs(struct kvm_gmem_conversion *c, struct folio *folio)
 {
 	int extra_refs = folio_ref_count(folio) - folio_expected_ref_count(folio);
 
 	if (extra_refs != c->extra_refs)
-		kvm_gmem_wait_changed(&c->wait, now);
+		kvm_gmem_wait_users_changed(&c->wait);
 	c->extra_refs = extra_refs;
 }
 
@@ -123,20 +113,14 @@ static int kvm_gmem_wait_locked(struct kvm_gmem_conversion *c, struct folio *fol
 
 	kvm_gmem_wait_for(&c->wait, start, folio->index);
 	do {
-		/* Not freezable: others wait for the lock. */
+		/* Not freezable, others wait for the lock. */
 		kvm_gmem_nap(TASK_KILLABLE, &nap_us);
 
-		/*
-		 * Pages get into LRU caches without any fault, too, e.g. by
-		 * munlock() or when reclaim puts them back.
-		 */
-		if (!((c->wait.page_looks + 1) % KVM_GMEM_DRAIN_LOOKS)) {
-			c->drained = false;
+		if (kvm_gmem_wait_drain_due(&c->wait))
 			kvm_gmem_drain_all(c, folio);
-		}
 
 		now = ktime_get_ns();
-		kvm_gmem_watch_refs(c, folio, now);
+		kvm_gmem_watch_refs(c, folio);
 		unused = kvm_gmem_folio_is_unused(folio);
 	} while (!unused && !fatal_signal_pending(current) &&
 		 kvm_gmem_wait_hold(&c->wait, now, rwsem_is_contended(lock)));
@@ -163,7 +147,9 @@ static int kvm_gmem_drop_folio_refs(struct kvm_gmem_conversion *c, struct folio 
 	if (!kvm_gmem_folio_is_unused(folio))
 		kvm_gmem_drain_local_lru();
 
-	if (!kvm_gmem_folio_is_unused(folio) && !folio_test_hwpoison(folio))
+	/* Drain once per attempt, there are no new users while the lock is held. */
+	if (!kvm_gmem_folio_is_unused(folio) && !folio_test_hwpoison(folio) &&
+	    !c->drained)
 		kvm_gmem_drain_all(c, folio);
 
 	if (kvm_gmem_folio_is_unused(folio))
@@ -171,13 +157,13 @@ static int kvm_gmem_drop_folio_refs(struct kvm_gmem_conversion *c, struct folio 
 
 	r = folio_test_hwpoison(folio) ? 0 : kvm_gmem_wait_locked(c, folio);
 
-	/* memory_failure() has a reference that is there to stay. */
+	/* memory_failure() keeps its reference. */
 	return folio_test_hwpoison(folio) ? -EHWPOISON : r;
 }
 
 /*
- * Report poison in preference to pages in use: look for it in all of the range
- * before waiting for any page.
+ * Report poison in preference to pages in use: check the whole range before
+ * waiting for any page.
  */
 static int kvm_gmem_check_poison(struct kvm_gmem_conversion *c)
 {
@@ -199,9 +185,8 @@ static int kvm_gmem_check_poison(struct kvm_gmem_conversion *c)
 }
 
 /*
- * A page that the last attempt found in use is the one to begin with: if it is
- * pinned for good, that keeps the time until it is reported from depending on
- * the size of the range.
+ * Begin with the page that the last attempt found in use, so that the time until
+ * a pinned page is reported does not depend on the size of the range.
  */
 static int kvm_gmem_resume_wait(struct kvm_gmem_conversion *c)
 {
@@ -219,8 +204,8 @@ static int kvm_gmem_resume_wait(struct kvm_gmem_conversion *c)
 }
 
 /*
- * Unmap a range from the host in a number of steps that does not depend on its
- * size, each of which lets other tasks use, or get rid of, their mappings.
+ * Unmap a range from the host in a bounded number of steps, between which other
+ * tasks can use or remove their mappings.
  */
 static int kvm_gmem_unmap_range(struct kvm_gmem_conversion *c, pgoff_t first,
 				pgoff_t last)
@@ -238,10 +223,10 @@ static int kvm_gmem_unmap_range(struct kvm_gmem_conversion *c, pgoff_t first,
 }
 
 /*
- * Look at all pages with the host's mappings in place, first.  A page that is
- * in use for long should be found before others are unmapped in vain.  Users
- * that come and go are another matter: while one page is waited for, they find
- * the next one, unless it is unmapped.
+ * Check all pages with the host's mappings in place first, so that none is
+ * unmapped in vain if one is in use for long.  If users come and go, unmap the
+ * whole range at the start instead.  Otherwise, they use the next page while the
+ * conversion waits for one.
  */
 static int kvm_gmem_try_drop_host_refs(struct kvm_gmem_conversion *c)
 {
@@ -296,8 +281,8 @@ static int kvm_gmem_try_drop_host_refs(struct kvm_gmem_conversion *c)
 }
 
 /*
- * Make sure that nobody on the host uses pages that are to become private.  It
- * stays like that for as long as the invalidate lock is held.
+ * Drop all host references to pages that are to become private.  New ones can't
+ * be taken until the invalidate lock is dropped.
  */
 int kvm_gmem_drop_host_refs(struct kvm_gmem_conversion *c)
 {
@@ -313,7 +298,7 @@ int kvm_gmem_drop_host_refs(struct kvm_gmem_conversion *c)
 
 	r = kvm_gmem_try_drop_host_refs(c);
 
-	/* An error may have struck another page meanwhile. */
+	/* memory_failure() may have hit another page in the meantime. */
 	if (r == -EAGAIN && kvm_gmem_check_poison(c))
 		return -EHWPOISON;
 
@@ -326,7 +311,7 @@ static bool kvm_gmem_page_in_use(struct kvm_gmem_conversion *c)
 	struct folio *folio;
 	bool in_use;
 
-	/* Pages stay in the file while the lock is held, no need for a reference. */
+	/* The lock keeps pages in the file, don't take a reference. */
 	if (!filemap_invalidate_trylock_shared(mapping))
 		return true;
 
@@ -337,9 +322,9 @@ static bool kvm_gmem_page_in_use(struct kvm_gmem_conversion *c)
 }
 
 /*
- * Let the users of the page at @c's error_index go on.  The moment at which it
- * looks unused is the best one for another attempt: a user who has just dropped
- * some pages has yet to take references to others.
+ * Let the users of the page at @c's error_index continue.  Try again as soon as
+ * the page looks unused: a task that has just dropped references to some pages
+ * has yet to take others.
  */
 void kvm_gmem_wait_unlocked(struct kvm_gmem_conversion *c)
 {

@@ -3,17 +3,16 @@
  * How long a conversion waits for pages that are in use on the host.
  *
  * References that go away by themselves must not fail a request, and one that
- * stays must be reported soon.  Nothing tells them apart but time.  GUP-fast and
- * page walkers hold theirs for microseconds, direct I/O for one request to a
+ * stays must be reported soon.  Only time tells them apart: GUP-fast and page
+ * walkers hold a reference for microseconds, direct I/O for one request to a
  * disk, and all of them for longer if they are preempted.
  *
  * With the invalidate lock held and the page unmapped there are no new users,
- * i.e. the page is unused as soon as all those who are left get to run.  But
- * vCPUs that fault on the file wait for that lock, and so may the very task that
- * has the reference.  So hold it for a short time if there are others who want
- * it, drop it for somewhat longer, and try again.
+ * i.e. the page is unused as soon as its current users have run.  But vCPUs that
+ * fault on the file wait for that lock, and so may the very task that has the
+ * reference.  Hence, take turns with those who want the lock.
  *
- * This file knows neither pages nor locks, nor a clock.
+ * Nothing here knows pages, locks or a clock.
  */
 #include <kunit/visibility.h>
 #include <linux/export.h>
@@ -23,116 +22,132 @@
 #include "guest_memfd_wait.h"
 
 /*
- * A page that is in use each time that it is looked at is reported after this
- * time.  16 pages that are pinned, and unpinned one after the other as they are
- * reported, shall take less than two seconds.
+ * Report a page that has been in use, by the same users, for this long.  16
+ * pinned pages, each of them unpinned when it is reported, must take less than
+ * two seconds.
  */
 #define KVM_GMEM_WAIT_PAGE_NS		(100 * NSEC_PER_MSEC)
 
 /*
- * If another page is in use each time, or the same page is not in use for a
- * moment, then there are users that come and go.  No one of them stays, but it
- * takes luck to find a moment without any.  A page that is pinned for good and
- * is hidden among these is reported after this time.
+ * If users come and go, none of them blocks the conversion for good, but it
+ * takes luck to find a moment without any.  Report a page after this long in
+ * case a pin hides among them.
  */
 #define KVM_GMEM_WAIT_NS		(2 * NSEC_PER_SEC)
 
 /*
- * On a slow machine, e.g. an emulated one, either time can be over before there
- * were enough looks at the page, or at all pages.  Only looks with the lock held
- * count.
+ * Count no more than this for the time between two looks at a page.  A look that
+ * comes late, on a slow machine or after the task was frozen, must not use up
+ * the time of many.
  */
-#define KVM_GMEM_WAIT_LOOKS		64
-
-/* How long to wait with the lock held if others want it, and then without. */
-#define KVM_GMEM_WAIT_HOLD_NS		(1 * NSEC_PER_MSEC)
-#define KVM_GMEM_WAIT_PAUSE_NS		(4 * NSEC_PER_MSEC)
+#define KVM_GMEM_WAIT_STEP_NS		(1 * NSEC_PER_MSEC)
 
 /*
- * Draining the LRU caches of all CPUs takes time from tasks that have nothing
- * to do with the VM: tens of microseconds of each CPU.  Drains that serve their
- * purpose are no more than what other users of memory cause.  The others must
- * not be a means to slow the machine down, so there is one such drain in this
- * time for the whole machine, and a few in a row for those who are unlucky.
+ * If others want the lock, wait for this long with the lock held, and then as
+ * long without.  A longer turn is more likely to see the end of a request to a
+ * disk, but keeps vCPUs waiting.
+ */
+#define KVM_GMEM_WAIT_TURN_NS		(1500 * NSEC_PER_USEC)
+
+/*
+ * Pages enter LRU caches without a fault, too, e.g. by munlock() or when reclaim
+ * puts them back.  Drain again after so many looks with the lock held.
+ */
+#define KVM_GMEM_WAIT_DRAIN_LOOKS	16
+
+/*
+ * Draining the LRU caches of all CPUs takes tens of microseconds from each CPU,
+ * i.e. from tasks that have nothing to do with the VM.  Drains that let a
+ * conversion succeed are no more than what other users of memory cause.  Limit
+ * all others to one in this time for the whole machine, so that failing requests
+ * don't slow it down, and allow a few in a row.
  */
 #define KVM_GMEM_DRAIN_INTERVAL_NS	(50 * NSEC_PER_MSEC)
 #define KVM_GMEM_DRAIN_BURST		4
 
-/* Start the page's time, and with it the looks that count. */
-static void kvm_gmem_wait_restart_page(struct kvm_gmem_wait *wait, u64 now)
+static void kvm_gmem_wait_advance(struct kvm_gmem_wait *wait, u64 now)
 {
-	wait->page_since = now;
-	wait->page_looks = 0;
+	u64 step = min_t(u64, now - wait->last_look, KVM_GMEM_WAIT_STEP_NS);
+
+	wait->last_look = now;
+	wait->page_ns += step;
+	wait->total_ns += step;
 }
 
-/* Begin, or go on, to wait for a page. */
+/* Start, or continue, to wait for a page with the lock held. */
 void kvm_gmem_wait_for(struct kvm_gmem_wait *wait, u64 now, unsigned long page)
 {
-	if (!wait->waiting)
-		wait->since = now;
-
 	if (!wait->waiting || wait->page != page) {
 		wait->moved = wait->waiting;
+		wait->waiting = true;
 		wait->page = page;
-		kvm_gmem_wait_restart_page(wait, now);
+		wait->page_ns = 0;
 	}
 
-	wait->waiting = true;
-	wait->hold_since = now;
+	wait->last_look = now;
+	wait->turn_since = now;
+	wait->hold_looks = 0;
 }
 EXPORT_SYMBOL_IF_KUNIT(kvm_gmem_wait_for);
 
-/* The page is in use still.  Return true if to go on with the lock held. */
+/* The page is still in use.  Return true to keep the lock and look again. */
 bool kvm_gmem_wait_hold(struct kvm_gmem_wait *wait, u64 now, bool contended)
 {
-	wait->nr_looks++;
-	wait->page_looks++;
+	kvm_gmem_wait_advance(wait, now);
+	wait->hold_looks++;
 
-	if (kvm_gmem_wait_expired(wait, now))
+	if (kvm_gmem_wait_expired(wait))
 		return false;
 
-	return !contended || now - wait->hold_since < KVM_GMEM_WAIT_HOLD_NS;
+	return !contended || now - wait->turn_since < KVM_GMEM_WAIT_TURN_NS;
 }
 EXPORT_SYMBOL_IF_KUNIT(kvm_gmem_wait_hold);
 
-/* Return true if the page is to be reported. */
-bool kvm_gmem_wait_expired(const struct kvm_gmem_wait *wait, u64 now)
+/* Return true if the LRU caches are worth draining again before the next look. */
+bool kvm_gmem_wait_drain_due(const struct kvm_gmem_wait *wait)
 {
-	return (wait->page_looks >= KVM_GMEM_WAIT_LOOKS &&
-		now - wait->page_since >= KVM_GMEM_WAIT_PAGE_NS) ||
-	       (wait->nr_looks >= KVM_GMEM_WAIT_LOOKS &&
-		now - wait->since >= KVM_GMEM_WAIT_NS);
+	return wait->hold_looks && !(wait->hold_looks % KVM_GMEM_WAIT_DRAIN_LOOKS);
+}
+EXPORT_SYMBOL_IF_KUNIT(kvm_gmem_wait_drain_due);
+
+/* Return true if the page is to be reported. */
+bool kvm_gmem_wait_expired(const struct kvm_gmem_wait *wait)
+{
+	return wait->page_ns >= KVM_GMEM_WAIT_PAGE_NS ||
+	       wait->total_ns >= KVM_GMEM_WAIT_NS;
 }
 EXPORT_SYMBOL_IF_KUNIT(kvm_gmem_wait_expired);
 
-/* Users of the page have come or gone, so it is not one that stays. */
-void kvm_gmem_wait_changed(struct kvm_gmem_wait *wait, u64 now)
+/* Users of the page have come or gone, i.e. it may not be pinned for good. */
+void kvm_gmem_wait_users_changed(struct kvm_gmem_wait *wait)
 {
-	kvm_gmem_wait_restart_page(wait, now);
+	wait->page_ns = 0;
 }
-EXPORT_SYMBOL_IF_KUNIT(kvm_gmem_wait_changed);
+EXPORT_SYMBOL_IF_KUNIT(kvm_gmem_wait_users_changed);
 
-/* Begin to wait without the lock. */
+/* Start to wait without the lock. */
 void kvm_gmem_wait_pause(struct kvm_gmem_wait *wait, u64 now)
 {
-	wait->pause_since = now;
+	wait->last_look = now;
+	wait->turn_since = now;
 }
 EXPORT_SYMBOL_IF_KUNIT(kvm_gmem_wait_pause);
 
-/* Return true if to go on without the lock. */
+/* Return true to look again without the lock, false to try again with it. */
 bool kvm_gmem_wait_paused(struct kvm_gmem_wait *wait, u64 now, bool in_use)
 {
-	/* A page that nobody uses right now is not pinned for good. */
+	kvm_gmem_wait_advance(wait, now);
+
 	if (!in_use) {
-		kvm_gmem_wait_restart_page(wait, now);
+		kvm_gmem_wait_users_changed(wait);
 		return false;
 	}
 
-	return now - wait->pause_since < KVM_GMEM_WAIT_PAUSE_NS;
+	return now - wait->turn_since < KVM_GMEM_WAIT_TURN_NS;
 }
 EXPORT_SYMBOL_IF_KUNIT(kvm_gmem_wait_paused);
 
-/* Return true if to drain the LRU caches of all CPUs. */
+/* Return true if the budget allows to drain the LRU caches of all CPUs. */
 bool kvm_gmem_drain_take(struct kvm_gmem_drain_budget *budget, u64 now)
 {
 	u64 until = max(budget->spent_until, now);
@@ -146,9 +161,9 @@ bool kvm_gmem_drain_take(struct kvm_gmem_drain_budget *budget, u64 now)
 EXPORT_SYMBOL_IF_KUNIT(kvm_gmem_drain_take);
 
 /*
- * These drains were not in vain.  After the last of them the budget was spent
- * until @spent_until.  Time has given back what is before @now, and anything
- * later was spent by others.
+ * Return @nr drains to the budget, which was spent until @spent_until after the
+ * last of them.  What lies before @now has come back already, and what lies
+ * after @spent_until was spent by others.
  */
 void kvm_gmem_drain_refund(struct kvm_gmem_drain_budget *budget, u64 now,
 			   unsigned int nr, u64 spent_until)

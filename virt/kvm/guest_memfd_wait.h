@@ -5,34 +5,33 @@
 #include <linux/types.h>
 
 /*
- * The patience of one request to make pages private, see guest_memfd_wait.c.
- * All times are in ns of any one monotonic clock.
+ * How long one request to make pages private has been waiting.  All times are in
+ * ns of any one monotonic clock.
  *
- * @page is the page that the request waits for, which has been in use whenever
- * it was looked at since @page_since; @page_looks of these were with new users
- * kept out.  @nr_looks counts those at any page.
+ * @page has been in use by the same users for @page_ns.  @total_ns is the time
+ * waited for all pages.  @moved tells that @page is not the first one.
  */
 struct kvm_gmem_wait {
 	bool waiting;
 	bool moved;
 	unsigned long page;
-	unsigned int nr_looks;
-	unsigned int page_looks;
-	u64 since;
-	u64 page_since;
-	u64 hold_since;
-	u64 pause_since;
+	u64 page_ns;
+	u64 total_ns;
+	u64 last_look;
+	u64 turn_since;
+	unsigned int hold_looks;
 };
 
-/* What draining LRU caches of all CPUs in vain has cost them of late. */
+/* Up to when earlier drains of the LRU caches of all CPUs forbid further ones. */
 struct kvm_gmem_drain_budget {
 	u64 spent_until;
 };
 
 void kvm_gmem_wait_for(struct kvm_gmem_wait *wait, u64 now, unsigned long page);
 bool kvm_gmem_wait_hold(struct kvm_gmem_wait *wait, u64 now, bool contended);
-bool kvm_gmem_wait_expired(const struct kvm_gmem_wait *wait, u64 now);
-void kvm_gmem_wait_changed(struct kvm_gmem_wait *wait, u64 now);
+bool kvm_gmem_wait_drain_due(const struct kvm_gmem_wait *wait);
+bool kvm_gmem_wait_expired(const struct kvm_gmem_wait *wait);
+void kvm_gmem_wait_users_changed(struct kvm_gmem_wait *wait);
 void kvm_gmem_wait_pause(struct kvm_gmem_wait *wait, u64 now);
 bool kvm_gmem_wait_paused(struct kvm_gmem_wait *wait, u64 now, bool in_use);
 

@@ -12,6 +12,7 @@
 #include "guest_memfd_wait.h"
 
 #define MS	((u64)NSEC_PER_MSEC)
+#define TURN	(3 * MS / 2)
 
 /* More than any limit, e.g. how long a task may be preempted. */
 #define LONG	(10000 * MS)
@@ -61,20 +62,19 @@ static bool wait_test_look(struct wait_test *t, bool contended)
 
 static bool wait_test_expired(struct wait_test *t)
 {
-	return kvm_gmem_wait_expired(&t->wait, t->now);
+	return kvm_gmem_wait_expired(&t->wait);
 }
 
-/* Look at a page in use once per ms until @end, and expect that to be allowed. */
+/* Look at a page in use every ms until @end, and expect to be allowed to. */
 static void wait_test_look_until(struct kunit *test, u64 end)
 {
 	struct wait_test *t = test->priv;
 
-	while (t->now + MS < end) {
-		t->now += MS;
+	while (t->now < end) {
+		t->now = min(t->now + MS, end);
 		KUNIT_ASSERT_TRUE(test, wait_test_look(t, false));
 		KUNIT_ASSERT_FALSE(test, wait_test_expired(t));
 	}
-	t->now = end;
 }
 
 /* Expect the page to be reported at @end, and not a moment earlier. */
@@ -83,12 +83,10 @@ static void wait_test_expires_at(struct kunit *test, u64 end)
 	struct wait_test *t = test->priv;
 
 	wait_test_look_until(test, end - 1);
-	KUNIT_EXPECT_TRUE(test, wait_test_look(t, false));
-	KUNIT_EXPECT_FALSE(test, wait_test_expired(t));
 
 	t->now = end;
-	KUNIT_EXPECT_TRUE(test, wait_test_expired(t));
 	KUNIT_EXPECT_FALSE(test, wait_test_look(t, false));
+	KUNIT_EXPECT_TRUE(test, wait_test_expired(t));
 	KUNIT_EXPECT_FALSE(test, wait_test_look(t, true));
 	KUNIT_EXPECT_TRUE(test, wait_test_expired(t));
 }
@@ -124,32 +122,59 @@ static void wait_test_page_expires_across_pauses(struct kunit *test)
 		wait_test_begin(t, 7);
 		wait_test_look_until(test, t->now + 20 * MS);
 		kvm_gmem_wait_pause(&t->wait, t->now);
-		t->now += 4 * MS;
+		t->now += MS;
+		KUNIT_EXPECT_TRUE(test, kvm_gmem_wait_paused(&t->wait, t->now, true));
+		t->now += MS;
 		KUNIT_EXPECT_FALSE(test, kvm_gmem_wait_paused(&t->wait, t->now, true));
 	}
 	wait_test_begin(t, 7);
 	wait_test_expires_at(test, t->start + 100 * MS);
 }
 
-/* On a slow machine, neither limit is reached before the 64th look. */
-static void wait_test_min_looks(struct kunit *test)
+/* A look that is late, as on a slow machine, counts as one ms. */
+static void wait_test_late_looks(struct kunit *test)
 {
 	struct wait_test *t = test->priv;
 	unsigned int i;
 
-	for (i = 0; i < 63; i++) {
-		wait_test_begin(t, 7);
+	for (i = 0; i < 99; i++) {
+		if (!(i % 10))
+			wait_test_begin(t, 7);
 		t->now += LONG;
-		KUNIT_EXPECT_FALSE(test, wait_test_expired(t));
 		KUNIT_EXPECT_TRUE(test, wait_test_look(t, false));
 		KUNIT_EXPECT_FALSE(test, wait_test_expired(t));
-
-		/* Looks without the lock don't count. */
-		kvm_gmem_wait_pause(&t->wait, t->now);
-		KUNIT_EXPECT_TRUE(test, kvm_gmem_wait_paused(&t->wait, t->now, true));
 	}
+	t->now += LONG;
 	KUNIT_EXPECT_FALSE(test, wait_test_look(t, false));
 	KUNIT_EXPECT_TRUE(test, wait_test_expired(t));
+}
+
+static void wait_test_late_looks_in_pause(struct kunit *test)
+{
+	struct wait_test *t = test->priv;
+
+	wait_test_begin(t, 7);
+	kvm_gmem_wait_pause(&t->wait, t->now);
+	t->now += LONG;
+	KUNIT_EXPECT_FALSE(test, kvm_gmem_wait_paused(&t->wait, t->now, true));
+	wait_test_begin(t, 7);
+	wait_test_expires_at(test, t->now + 99 * MS);
+}
+
+/* Only time waited counts, not e.g. a walk of millions of pages. */
+static void wait_test_time_in_between(struct kunit *test)
+{
+	struct wait_test *t = test->priv;
+	unsigned long page;
+
+	for (page = 0; page < 100; page++) {
+		wait_test_begin(t, page);
+		wait_test_look_until(test, t->now + 1);
+		wait_test_look_until(test, t->now + 19 * MS - 1);
+		t->now += LONG;
+	}
+	wait_test_begin(t, page);
+	wait_test_expires_at(test, t->now + 100 * MS);
 }
 
 static void wait_test_other_page(struct kunit *test)
@@ -193,37 +218,50 @@ static void wait_test_unused_page(struct kunit *test)
 	wait_test_expires_at(test, t->start + 2000 * MS);
 }
 
-/* Looks before the page's time was restarted do not count as looks since. */
-static void wait_test_looks_restart(struct kunit *test)
+static void wait_test_users_changed(struct kunit *test)
 {
 	struct wait_test *t = test->priv;
+	unsigned int i;
 
 	wait_test_begin(t, 7);
-	wait_test_look_until(test, t->now + 50 * MS);
-	wait_test_begin(t, 8);
-	t->now += 150 * MS;
-	KUNIT_EXPECT_TRUE(test, wait_test_look(t, false));
+	for (i = 1; i <= 22; i++) {
+		wait_test_look_until(test, t->start + i * 90 * MS);
+		kvm_gmem_wait_users_changed(&t->wait);
+	}
+	wait_test_expires_at(test, t->start + 2000 * MS);
+}
 
-	wait_test_look_until(test, t->now + 15 * MS);
-	kvm_gmem_wait_pause(&t->wait, t->now);
-	KUNIT_EXPECT_FALSE(test, kvm_gmem_wait_paused(&t->wait, t->now, false));
-	wait_test_begin(t, 8);
-	t->now += 150 * MS;
-	KUNIT_EXPECT_TRUE(test, wait_test_look(t, false));
-	KUNIT_EXPECT_FALSE(test, wait_test_expired(t));
+static void wait_test_drain_due(struct kunit *test)
+{
+	struct wait_test *t = test->priv;
+	unsigned int attempt, i;
+
+	for (attempt = 0; attempt < 2; attempt++) {
+		wait_test_begin(t, 7);
+		for (i = 0; i < 40; i++) {
+			KUNIT_EXPECT_EQ(test, kvm_gmem_wait_drain_due(&t->wait),
+					i == 16 || i == 32);
+			t->now += MS / 10;
+			KUNIT_ASSERT_TRUE(test, wait_test_look(t, false));
+		}
+	}
 }
 
 /* Others want the lock, so there are few looks at each of many pages. */
 static void wait_test_all_pages_expire_contended(struct kunit *test)
 {
 	struct wait_test *t = test->priv;
+	u64 waited = 0, since;
 	unsigned long page;
 
-	for (page = 0; t->now < t->start + 2000 * MS; page++) {
+	for (page = 0; waited < 2000 * MS; page++) {
 		KUNIT_ASSERT_FALSE(test, wait_test_expired(t));
 		wait_test_begin(t, page);
-		while (wait_test_look(t, true))
+		since = t->now;
+		do {
 			t->now += MS / 5;
+		} while (wait_test_look(t, true));
+		waited += t->now - since;
 		t->now += 4 * MS;
 	}
 	KUNIT_EXPECT_TRUE(test, wait_test_expired(t));
@@ -235,7 +273,7 @@ static void wait_test_hold(struct kunit *test)
 
 	wait_test_begin(t, 7);
 	KUNIT_EXPECT_TRUE(test, wait_test_look(t, true));
-	t->now += MS - 1;
+	t->now += TURN - 1;
 	KUNIT_EXPECT_TRUE(test, wait_test_look(t, true));
 	t->now += 1;
 	KUNIT_EXPECT_FALSE(test, wait_test_look(t, true));
@@ -249,7 +287,7 @@ static void wait_test_hold(struct kunit *test)
 
 	/* Each attempt has its own. */
 	wait_test_begin(t, 7);
-	t->now += MS - 1;
+	t->now += TURN - 1;
 	KUNIT_EXPECT_TRUE(test, wait_test_look(t, true));
 	t->now += 1;
 	KUNIT_EXPECT_FALSE(test, wait_test_look(t, true));
@@ -264,7 +302,7 @@ static void wait_test_pause(struct kunit *test)
 	for (i = 0; i < 2; i++) {
 		kvm_gmem_wait_pause(&t->wait, t->now);
 		KUNIT_EXPECT_TRUE(test, kvm_gmem_wait_paused(&t->wait, t->now, true));
-		t->now += 4 * MS - 1;
+		t->now += TURN - 1;
 		KUNIT_EXPECT_TRUE(test, kvm_gmem_wait_paused(&t->wait, t->now, true));
 		t->now += 1;
 		KUNIT_EXPECT_FALSE(test, kvm_gmem_wait_paused(&t->wait, t->now, true));
@@ -385,11 +423,14 @@ static struct kunit_case wait_test_cases[] = {
 	KUNIT_CASE_PARAM(wait_test_not_waiting, wait_test_gen_params),
 	KUNIT_CASE_PARAM(wait_test_page_expires, wait_test_gen_params),
 	KUNIT_CASE_PARAM(wait_test_page_expires_across_pauses, wait_test_gen_params),
-	KUNIT_CASE_PARAM(wait_test_min_looks, wait_test_gen_params),
+	KUNIT_CASE_PARAM(wait_test_late_looks, wait_test_gen_params),
+	KUNIT_CASE_PARAM(wait_test_late_looks_in_pause, wait_test_gen_params),
+	KUNIT_CASE_PARAM(wait_test_time_in_between, wait_test_gen_params),
 	KUNIT_CASE_PARAM(wait_test_other_page, wait_test_gen_params),
 	KUNIT_CASE_PARAM(wait_test_all_pages_expire, wait_test_gen_params),
 	KUNIT_CASE_PARAM(wait_test_unused_page, wait_test_gen_params),
-	KUNIT_CASE_PARAM(wait_test_looks_restart, wait_test_gen_params),
+	KUNIT_CASE_PARAM(wait_test_users_changed, wait_test_gen_params),
+	KUNIT_CASE_PARAM(wait_test_drain_due, wait_test_gen_params),
 	KUNIT_CASE_PARAM(wait_test_all_pages_expire_contended, wait_test_gen_params),
 	KUNIT_CASE_PARAM(wait_test_hold, wait_test_gen_params),
 	KUNIT_CASE_PARAM(wait_test_pause, wait_test_gen_params),

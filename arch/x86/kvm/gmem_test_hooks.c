@@ -2,10 +2,10 @@
 /*
  * Test guest_memfd's use of the hooks for confidential VMs without hardware.
  *
- * A fake of SNP's RMP: private pages of a software-protected VM are assigned to
- * the guest when it first gets them, and have to be released before the host may
- * touch them again.  Each hook checks that it is called when hardware would need
- * it to be, and can be made to fail.
+ * Emulate SNP's RMP: assign private pages of a software-protected VM to the guest
+ * when it first maps them, and require their release before the host touches
+ * them again.  Each hook checks that it is called when hardware would need it to
+ * be, and can be made to fail.
  */
 #include <linux/debugfs.h>
 #include <linux/fault-inject.h>
@@ -20,11 +20,11 @@
 
 struct kvm_gmem_test_page {
 	pgoff_t index;
-	/* Flushes of the VM's TLBs before the guest had the page. */
+	/* The number of TLB flushes of the VM when the page was assigned. */
 	u64 nr_flushes;
 };
 
-/* The pages that belong to guests, by pfn. */
+/* Pages assigned to guests, by pfn. */
 static DEFINE_XARRAY(kvm_gmem_test_pages);
 
 static atomic_t kvm_gmem_test_nr_assigned = ATOMIC_INIT(0);
@@ -61,7 +61,7 @@ int kvm_gmem_test_make_private(struct kvm *kvm, kvm_pfn_t pfn, kvm_pfn_t nr_page
 
 	page = xa_load(&kvm_gmem_test_pages, pfn);
 	if (page) {
-		/* Else it has been freed without having been released. */
+		/* The page must not have been freed without having been released. */
 		WARN_ON_ONCE(page->index != folio->index);
 		return 0;
 	}
@@ -108,7 +108,7 @@ static void kvm_gmem_test_check_zapped(struct kvm *kvm, struct kvm_memory_slot *
 	if (WARN_ON_ONCE(kvm_unmap_gfn_range(kvm, &range)))
 		kvm_flush_remote_tlbs(kvm);
 
-	/* Not necessarily wrong, the guest need not have mapped the page. */
+	/* Not an error, the guest may not have mapped the page. */
 	if (page->nr_flushes == READ_ONCE(kvm->stat.generic.remote_tlb_flush_requests))
 		atomic_inc(&kvm_gmem_test_nr_unflushed);
 }
@@ -141,7 +141,7 @@ int kvm_gmem_test_release(kvm_pfn_t pfn, kvm_pfn_t nr_pages)
 
 	WARN_ON_ONCE(nr_pages != 1);
 
-	/* Not every private page has been touched by the guest. */
+	/* The guest may never have touched the page. */
 	if (!page)
 		return 0;
 
@@ -160,7 +160,7 @@ int kvm_gmem_test_release(kvm_pfn_t pfn, kvm_pfn_t nr_pages)
 	return 0;
 }
 
-/* As if zapping the range had failed. */
+/* Pretend that zapping the range failed. */
 void kvm_gmem_test_invalidate(struct kvm *kvm)
 {
 	if (kvm->arch.vm_type == KVM_X86_SW_PROTECTED_VM &&
@@ -198,7 +198,7 @@ void kvm_gmem_test_hooks_exit(void)
 
 	debugfs_remove(kvm_gmem_test_dir);
 
-	/* Leaked pages remain the guest's. */
+	/* Leaked pages stay assigned. */
 	WARN_ON_ONCE(atomic_read(&kvm_gmem_test_nr_assigned) !=
 		     atomic_read(&kvm_gmem_test_nr_leaked));
 

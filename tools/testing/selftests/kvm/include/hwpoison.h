@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * Memory errors on request, and what the kernel tells about the pages they
- * struck.
+ * Memory errors on request, and what the kernel says about the pages that they
+ * strike.
  */
 #ifndef SELFTEST_KVM_HWPOISON_H
 #define SELFTEST_KVM_HWPOISON_H
@@ -9,19 +9,24 @@
 #include "kvm_util.h"
 
 /*
- * Why there can be no memory errors here: a reason for a test to be skipped,
- * or NULL if there can be.
+ * Why there can be no memory errors here: a reason to skip a test, or NULL if
+ * there can be.
  */
 const char *hwpoison_unsupported(void);
 
 /*
  * Have an error strike a page that nobody is about to access.  Return 0 if
- * memory_failure() has dealt with it, -errno if it says that it couldn't.
+ * memory_failure() has dealt with it, -errno if it reports that it couldn't.
  */
 int hwpoison_inject(u64 pfn);
 
-/* Take it back, which needs a page that is used by nobody any more. */
-int hwpoison_unpoison(u64 pfn);
+/*
+ * Remember a page that an error has struck, which injecting one does, and forget
+ * all of them.  The latter needs pages that have no users left; return how many
+ * could not be had back.
+ */
+void hwpoison_remember(u64 pfn);
+int hwpoison_unpoison_all(void);
 
 /*
  * What the kernel log says since hwpoison_log_open() on how the error in a page
@@ -41,11 +46,9 @@ u64 hwpoison_mapped_pfn(const void *hva);
 
 /*
  * Allocate a page of a guest_memfd, which has none there, and return its pfn.
- * Unlike a mapping, this tells the pfn of private memory, too.
+ * Unlike a mapping, this reveals the pfn of private memory, too.
  */
 u64 hwpoison_alloc_gmem_page(int fd, u64 offset);
-
-/* Whether hwpoison_alloc_gmem_page() can do that. */
 bool hwpoison_can_alloc_gmem_page(void);
 
 #endif /* SELFTEST_KVM_HWPOISON_H */

@@ -8,13 +8,14 @@
 
 #include <linux/falloc.h>
 
+#include "gmem_util.h"
 #include "hwpoison.h"
 #include "kvm_syscalls.h"
 #include "test_util.h"
 
 #define DEBUGFS		"/sys/kernel/debug/hwpoison/"
-#define INSTANCES	"/sys/kernel/tracing/instances"
-#define EVENT		"events/filemap/mm_filemap_add_to_page_cache"
+#define MAX_STRUCK	8192
+#define EVENT		"filemap/mm_filemap_add_to_page_cache"
 
 const char *hwpoison_unsupported(void)
 {
@@ -30,25 +31,28 @@ const char *hwpoison_unsupported(void)
 	return NULL;
 }
 
-static int write_file(const char *path, const char *fmt, u64 value)
-{
-	char buf[64];
-	int fd, len, r = 0;
+static u64 struck[MAX_STRUCK];
+static int nr_struck;
 
-	fd = open_path_or_exit(path, O_WRONLY);
-	len = snprintf(buf, sizeof(buf), fmt, value);
-	if (write(fd, buf, len) != len)
-		r = -errno;
-	kvm_close(fd);
-	return r;
+void hwpoison_remember(u64 pfn)
+{
+	int i = __atomic_fetch_add(&nr_struck, 1, __ATOMIC_RELAXED);
+
+	TEST_ASSERT(i < MAX_STRUCK, "Too many memory errors");
+	struck[i] = pfn;
 }
 
 int hwpoison_inject(u64 pfn)
 {
-	return write_file(DEBUGFS "corrupt-pfn", "0x%lx", pfn);
+	int r = write_file(DEBUGFS "corrupt-pfn", "0x%lx", pfn);
+
+	/* If it is busy, it is poisoned nevertheless. */
+	if (!r || r == -EBUSY)
+		hwpoison_remember(pfn);
+	return r;
 }
 
-int hwpoison_unpoison(u64 pfn)
+static int hwpoison_unpoison(u64 pfn)
 {
 	int tries, r = -EBUSY;
 
@@ -59,6 +63,15 @@ int hwpoison_unpoison(u64 pfn)
 		r = write_file(DEBUGFS "unpoison-pfn", "0x%lx", pfn);
 	}
 	return r;
+}
+
+int hwpoison_unpoison_all(void)
+{
+	int nr_failed = 0;
+
+	while (nr_struck)
+		nr_failed += !!hwpoison_unpoison(struck[--nr_struck]);
+	return nr_failed;
 }
 
 int hwpoison_log_open(void)
@@ -96,20 +109,7 @@ void hwpoison_log_read(int fd, u64 pfn, char *handling, size_t size)
 
 u64 hwpoison_lost_memory(void)
 {
-	char line[128];
-	u64 kib = -1;
-	FILE *f;
-
-	f = fopen("/proc/meminfo", "r");
-	TEST_ASSERT(f, "Cannot open /proc/meminfo");
-	while (fgets(line, sizeof(line), f)) {
-		if (sscanf(line, "HardwareCorrupted: %lu kB", &kib) == 1)
-			break;
-	}
-	fclose(f);
-
-	TEST_ASSERT(kib != -1, "No HardwareCorrupted in /proc/meminfo");
-	return kib * 1024;
+	return read_meminfo("HardwareCorrupted");
 }
 
 static u64 read_entry(const char *path, u64 index)
@@ -138,49 +138,25 @@ u64 hwpoison_mapped_pfn(const void *hva)
 
 bool hwpoison_can_alloc_gmem_page(void)
 {
-	return !access("/sys/kernel/tracing/" EVENT, R_OK) &&
-	       !access(INSTANCES, W_OK);
+	return !trace_unsupported(EVENT);
 }
 
 /*
- * Private pages are mapped by nobody who could look them up.  But the page
- * cache tells who cares, file by file, which page it was given.
+ * Private pages have no mapping in which to look them up, but the page cache
+ * reports, file by file, which page it was given.
  */
 u64 hwpoison_alloc_gmem_page(int fd, u64 offset)
 {
-	char dir[64], path[160], line[256];
-	u64 pfn = 0, ino, ofs, p;
+	struct trace trace;
+	char text[256];
 	struct stat st;
-	char *s;
-	FILE *f;
 
 	TEST_ASSERT(!fstat(fd, &st), __KVM_SYSCALL_ERROR("fstat()", -1));
-
-	/* An instance of its own, so as not to disturb whoever else is tracing. */
-	snprintf(dir, sizeof(dir), INSTANCES "/kvm-hwpoison-%d", getpid());
-	TEST_ASSERT(!mkdir(dir, 0700), __KVM_SYSCALL_ERROR("mkdir()", -1));
-
-	snprintf(path, sizeof(path), "%s/" EVENT "/filter", dir);
-	TEST_ASSERT(!write_file(path, "i_ino == %lu", st.st_ino),
-		    "Cannot filter by i_ino %lu", st.st_ino);
-	snprintf(path, sizeof(path), "%s/" EVENT "/enable", dir);
-	TEST_ASSERT(!write_file(path, "%lu", 1), "Cannot enable the event");
-
+	trace_start(&trace, EVENT, "i_ino == %lu", st.st_ino);
 	kvm_fallocate(fd, FALLOC_FL_KEEP_SIZE, offset, getpagesize());
-
-	TEST_ASSERT(!write_file(path, "%lu", 0), "Cannot disable the event");
-	snprintf(path, sizeof(path), "%s/trace", dir);
-	f = fopen(path, "r");
-	TEST_ASSERT(f, "Cannot open %s", path);
-	while (fgets(line, sizeof(line), f)) {
-		s = strstr(line, " ino ");
-		if (s && sscanf(s, " ino %lx pfn=0x%lx ofs=%lu", &ino, &p, &ofs) == 3 &&
-		    ino == st.st_ino && ofs == offset)
-			pfn = p;
-	}
-	fclose(f);
-	TEST_ASSERT(!rmdir(dir), __KVM_SYSCALL_ERROR("rmdir()", -1));
-
-	TEST_ASSERT(pfn, "No page was allocated at offset 0x%lx", offset);
-	return pfn;
+	TEST_ASSERT(trace_take(&trace, text, sizeof(text)) == 1 &&
+		    trace_field(text, " ofs=") == offset,
+		    "No page was allocated at offset 0x%lx", offset);
+	trace_stop(&trace);
+	return trace_field(text, " pfn=");
 }

@@ -3,316 +3,185 @@
  * Test in-place conversion of guest_memfd memory between shared and private,
  * with KVM_SET_MEMORY_ATTRIBUTES2, on a live guest.
  */
-#include <errno.h>
-#include <fcntl.h>
-#include <pthread.h>
-#include <setjmp.h>
-#include <signal.h>
-#include <stdlib.h>
-#include <string.h>
-#include <sys/mman.h>
-#include <time.h>
-#include <unistd.h>
+#include <asm/kvm_para.h>
+#include <asm/pvclock-abi.h>
 
-#include <linux/falloc.h>
-
-#include "gmem_vm.h"
-#include "kvm_util.h"
-#include "processor.h"
-#include "test_util.h"
-#include "kselftest_harness.h"
+#include "gmem_test.h"
 
 #define NR_PAGES	16
 #define DATA_SIZE	(NR_PAGES * PAGE_SIZE)
+#define NR_FAULTS	256
 
-FIXTURE(conversion) {
-	struct gmem_vm g;
-};
+GMEM_FIXTURE(conversion, NR_PAGES)
 
-FIXTURE_SETUP(conversion)
+TEST_F(conversion, contents)
 {
-	const char *reason = gmem_vm_unsupported();
+	u64 pfn = gmem_host_pfn(g, 3);
 
-	if (reason)
-		SKIP(exit(KSFT_SKIP), "%s", reason);
+	*gmem_hva(g, 3) = 0x1111;
+	ASSERT_EQ(0x1111, gmem_read(g, 3));
 
-	gmem_vm_create(&self->g, NR_PAGES);
+	gmem_make_private(g, 3, 1);
+	ASSERT_EQ(0x1111, gmem_read(g, 3));
+	ASSERT_EQ(0x2222, gmem_write(g, 3, 0x2222));
+
+	gmem_make_shared(g, 3, 1);
+	ASSERT_EQ(0x2222, *gmem_hva(g, 3));
+	ASSERT_EQ(pfn, gmem_host_pfn(g, 3));
+	*gmem_hva(g, 3) = 0x3333;
+	ASSERT_EQ(0x3333, gmem_read(g, 3));
 }
 
-FIXTURE_TEARDOWN(conversion)
+TEST_F(conversion, host_access)
 {
-	gmem_vm_free(&self->g);
-}
-
-TEST_F(conversion, contents_survive_in_the_same_page)
-{
-	struct gmem_vm *g = &self->g;
-	u64 pfn = gmem_vm_host_pfn(g, 3);
-
-	ASSERT_NE(0, pfn);
-	*gmem_vm_hva(g, 3) = 0x1111;
-	ASSERT_EQ(0x1111, gmem_vm_read(g, 3));
-
-	gmem_set_private(g->fd, 3 * PAGE_SIZE, PAGE_SIZE);
-	ASSERT_EQ(0x1111, gmem_vm_read(g, 3));
-	ASSERT_EQ(0x2222, gmem_vm_write(g, 3, 0x2222));
-
-	gmem_set_shared(g->fd, 3 * PAGE_SIZE, PAGE_SIZE);
-	ASSERT_EQ(0x2222, *gmem_vm_hva(g, 3));
-	ASSERT_EQ(pfn, gmem_vm_host_pfn(g, 3));
-	*gmem_vm_hva(g, 3) = 0x3333;
-	ASSERT_EQ(0x3333, gmem_vm_read(g, 3));
-}
-
-TEST_F(conversion, host_access_follows_each_page)
-{
-	struct gmem_vm *g = &self->g;
 	int i;
 
 	memset(g->mem, 0xaa, DATA_SIZE);
-	gmem_set_private(g->fd, 4 * PAGE_SIZE, 2 * PAGE_SIZE);
+	gmem_make_private(g, 4, 2);
+	ASSERT_TRUE(gmem_host_can_access_all_but(g, 4, 2));
+	TEST_EXPECT_SIGBUS((void)READ_ONCE(*gmem_hva(g, 4)));
+	TEST_EXPECT_SIGBUS(WRITE_ONCE(*gmem_hva(g, 5), 0));
 
+	gmem_make_shared(g, 0, NR_PAGES);
 	for (i = 0; i < NR_PAGES; i++)
-		ASSERT_EQ(i != 4 && i != 5, gmem_vm_host_can_access(g, i));
-
-	TEST_EXPECT_SIGBUS((void)READ_ONCE(*gmem_vm_hva(g, 4)));
-	TEST_EXPECT_SIGBUS(WRITE_ONCE(*gmem_vm_hva(g, 5), 0));
-
-	gmem_set_shared(g->fd, 0, DATA_SIZE);
-	for (i = 0; i < NR_PAGES; i++) {
-		ASSERT_TRUE(gmem_vm_host_can_access(g, i));
-		ASSERT_EQ(0xaaaaaaaaaaaaaaaaul, *gmem_vm_hva(g, i));
-	}
+		ASSERT_EQ(0xaaaaaaaaaaaaaaaaul, *gmem_hva(g, i));
 }
 
-TEST_F(conversion, untouched_memory_is_zero)
+/* Reads as zeros if it was never touched, or is punched out, in either state. */
+TEST_F(conversion, new_memory)
 {
-	struct gmem_vm *g = &self->g;
+	int i;
 
-	gmem_set_private(g->fd, 0, 2 * PAGE_SIZE);
-	ASSERT_EQ(0, gmem_vm_read(g, 0));
-	ASSERT_EQ(0, gmem_vm_read(g, 2));
+	gmem_make_private(g, 0, 1);
+	ASSERT_EQ(0, gmem_read(g, 0));
+	ASSERT_EQ(0, gmem_read(g, 1));
+	gmem_write(g, 0, 0x1111);
+	*gmem_hva(g, 1) = 0x2222;
+	ASSERT_EQ(0x2222, gmem_read(g, 1));
 
-	gmem_set_shared(g->fd, 0, 2 * PAGE_SIZE);
-	ASSERT_EQ(0, *gmem_vm_hva(g, 0));
-	ASSERT_EQ(0, *gmem_vm_hva(g, 1));
-}
-
-TEST_F(conversion, punch_hole_keeps_the_attribute)
-{
-	struct gmem_vm *g = &self->g;
-
-	gmem_set_private(g->fd, 0, PAGE_SIZE);
-	gmem_vm_write(g, 0, 0x1111);
-	*gmem_vm_hva(g, 1) = 0x2222;
-	ASSERT_EQ(0x2222, gmem_vm_read(g, 1));
-
-	kvm_fallocate(g->fd, FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE, 0,
-		      DATA_SIZE);
-	ASSERT_FALSE(gmem_vm_host_can_access(g, 0));
-	ASSERT_EQ(0, gmem_vm_read(g, 0));
-	ASSERT_EQ(0, *gmem_vm_hva(g, 1));
-	ASSERT_EQ(0, gmem_vm_read(g, 1));
-
-	kvm_fallocate(g->fd, FALLOC_FL_KEEP_SIZE, 0, DATA_SIZE);
-	ASSERT_FALSE(gmem_vm_host_can_access(g, 0));
-	ASSERT_TRUE(gmem_vm_host_can_access(g, 1));
-	ASSERT_EQ(0, gmem_vm_read(g, 0));
-	ASSERT_EQ(0, *gmem_vm_hva(g, 1));
-
-	/* Nor does it matter who is to be the first to see the new page. */
-	kvm_fallocate(g->fd, FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE, 0,
-		      DATA_SIZE);
-	gmem_set_shared(g->fd, 0, PAGE_SIZE);
-	ASSERT_EQ(0, *gmem_vm_hva(g, 0));
-}
-
-/* A page in use is named, the rest of the range is left as it was. */
-TEST_F(conversion, pinned_page_is_busy)
-{
-	struct gmem_vm *g = &self->g;
-	u64 error_offset = 0;
-	int pin, i;
-
-	if (!gmem_vm_can_pin())
-		SKIP(return, "CONFIG_GUP_TEST is not enabled");
-
-	memset(g->mem, 0xaa, DATA_SIZE);
-	pin = gmem_vm_pin(g, 5, 1);
-	ASSERT_LE(0, pin);
-
+	/* Neither a hole nor allocation changes an attribute. */
+	gmem_punch_hole(g, 0, NR_PAGES);
 	for (i = 0; i < 2; i++) {
-		ASSERT_EQ(-1, __gmem_set_attributes(g->fd, 2 * PAGE_SIZE,
-						    8 * PAGE_SIZE,
-						    KVM_MEMORY_ATTRIBUTE_PRIVATE,
-						    &error_offset));
-		ASSERT_EQ(EAGAIN, errno);
-		ASSERT_EQ(5 * PAGE_SIZE, error_offset);
+		ASSERT_FALSE(gmem_host_can_access(g, 0, 1));
+		ASSERT_EQ(0, gmem_read(g, 0));
+		ASSERT_EQ(0, *gmem_hva(g, 1));
+		ASSERT_EQ(0, gmem_read(g, 1));
+		gmem_allocate(g, 0, NR_PAGES);
 	}
 
-	for (i = 0; i < NR_PAGES; i++)
-		ASSERT_TRUE(gmem_vm_host_can_access(g, i));
-	ASSERT_EQ(0x1111, gmem_vm_write(g, 4, 0x1111));
-
-	/* Not in the range, not in the way. */
-	gmem_set_private(g->fd, 6 * PAGE_SIZE, PAGE_SIZE);
-	gmem_set_private(g->fd, 4 * PAGE_SIZE, PAGE_SIZE);
-	ASSERT_EQ(0x1111, gmem_vm_read(g, 4));
-
-	kvm_close(pin);
-	gmem_set_private(g->fd, 2 * PAGE_SIZE, 8 * PAGE_SIZE);
-
-	for (i = 0; i < NR_PAGES; i++)
-		ASSERT_EQ(i < 2 || i >= 10, gmem_vm_host_can_access(g, i));
+	gmem_punch_hole(g, 0, NR_PAGES);
+	gmem_make_shared(g, 0, 1);
+	ASSERT_EQ(0, *gmem_hva(g, 0));
 }
 
-TEST_F(conversion, private_page_cannot_be_pinned)
+TEST_F(conversion, pin_of_private_page)
 {
-	struct gmem_vm *g = &self->g;
-	int pin;
-
-	if (!gmem_vm_can_pin())
+	if (!gmem_can_pin())
 		SKIP(return, "CONFIG_GUP_TEST is not enabled");
 
-	*gmem_vm_hva(g, 0) = 0x1111;
-	gmem_set_private(g->fd, 0, PAGE_SIZE);
-	ASSERT_GT(0, gmem_vm_pin(g, 0, 1));
+	*gmem_hva(g, 0) = 0x1111;
+	gmem_make_private(g, 0, 1);
+	ASSERT_GT(0, __gmem_pin(g, 0, 1));
 
-	gmem_set_shared(g->fd, 0, PAGE_SIZE);
-	pin = gmem_vm_pin(g, 0, 1);
-	ASSERT_LE(0, pin);
-	kvm_close(pin);
+	gmem_make_shared(g, 0, 1);
+	kvm_close(gmem_pin(g, 0, 1));
 }
 
-/*
- * What the guest has mapped goes, either way, and however many pages, ranges of
- * pages and memslots that is: once for all of them.
- */
-TEST_F(conversion, zaps_and_flushes_once)
+static void read_all(void)
 {
-	struct gmem_vm *g = &self->g;
+	int page;
+
+	for (page = 0; page < NR_PAGES; page++)
+		gmem_read(g, page);
+}
+
+/* However many pages, ranges of pages and memslots that is. */
+TEST_F(conversion, one_zap_and_flush)
+{
 	u64 attributes, flushes, faults;
 	int i, page, nr_changed;
 
-	vm_set_user_memory_region2(g->vm, GMEM_VM_SLOT, KVM_MEM_GUEST_MEMFD,
-				   GMEM_VM_GPA, 0, NULL, g->fd, 0);
-	for (i = 0; i < 2; i++)
-		vm_set_user_memory_region2(g->vm, GMEM_VM_SLOT + i,
-					   KVM_MEM_GUEST_MEMFD,
-					   GMEM_VM_GPA + i * DATA_SIZE / 2,
-					   DATA_SIZE / 2, g->mem, g->fd,
-					   i * DATA_SIZE / 2);
+	gmem_set_slot(g, GMEM_SLOT, 0, 0, 0);
+	gmem_set_slot(g, GMEM_SLOT, 0, NR_PAGES / 2, 0);
+	gmem_set_slot(g, GMEM_SLOT + 1, NR_PAGES / 2, NR_PAGES / 2, NR_PAGES / 2);
 
 	for (i = 0; i < 4; i++) {
-		attributes = i & 1 ? 0 : KVM_MEMORY_ATTRIBUTE_PRIVATE;
+		attributes = i & 1 ? SHARED : PRIVATE;
 		nr_changed = NR_PAGES;
 		for (page = 1; page < NR_PAGES; page += 3) {
-			gmem_set_attributes(g->fd, page * PAGE_SIZE, PAGE_SIZE,
-					    attributes);
+			ASSERT_CONVERTED(page, 1, attributes);
 			nr_changed--;
 		}
-		for (page = 0; page < NR_PAGES; page++)
-			gmem_vm_read(g, page);
+		read_all();
 
 		flushes = vm_get_stat(g->vm, remote_tlb_flush_requests);
-		gmem_set_attributes(g->fd, 0, DATA_SIZE, attributes);
+		ASSERT_CONVERTED(0, NR_PAGES, attributes);
 		ASSERT_EQ(flushes + 1, vm_get_stat(g->vm, remote_tlb_flush_requests));
 
 		faults = vcpu_get_stat(g->vcpu, pf_taken);
-		for (page = 0; page < NR_PAGES; page++)
-			gmem_vm_read(g, page);
+		read_all();
 		ASSERT_LE(faults + nr_changed, vcpu_get_stat(g->vcpu, pf_taken));
 	}
 }
 
 /* What the range has around the pages that change stays mapped in the guest. */
-TEST_F(conversion, spares_what_does_not_change)
+TEST_F(conversion, unchanged_pages)
 {
-	struct gmem_vm *g = &self->g;
 	const int first = 2, nr = 3;
 	u64 attributes, faults;
 	int i, page;
 
 	for (i = 0; i < 2; i++) {
-		attributes = i ? 0 : KVM_MEMORY_ATTRIBUTE_PRIVATE;
-		gmem_set_attributes(g->fd, 0, DATA_SIZE, attributes);
-		gmem_set_attributes(g->fd, first * PAGE_SIZE, nr * PAGE_SIZE,
-				    attributes ^ KVM_MEMORY_ATTRIBUTE_PRIVATE);
-		for (page = 0; page < NR_PAGES; page++)
-			gmem_vm_read(g, page);
+		attributes = i ? SHARED : PRIVATE;
+		ASSERT_EQ(0, gmem_convert(g, 0, NR_PAGES, attributes));
+		ASSERT_EQ(0, gmem_convert(g, first, nr, attributes ^ PRIVATE));
+		read_all();
 
 		faults = vcpu_get_stat(g->vcpu, pf_taken);
-		gmem_set_attributes(g->fd, 0, DATA_SIZE, attributes);
-
+		ASSERT_EQ(0, gmem_convert(g, 0, NR_PAGES, attributes));
 		for (page = 0; page < NR_PAGES; page++) {
 			if (page < first || page >= first + nr)
-				gmem_vm_read(g, page);
+				gmem_read(g, page);
 		}
 		ASSERT_EQ(faults, vcpu_get_stat(g->vcpu, pf_taken));
 
-		for (page = first; page < first + nr; page++)
-			gmem_vm_read(g, page);
+		read_all();
 		ASSERT_LE(faults + nr, vcpu_get_stat(g->vcpu, pf_taken));
 	}
 }
 
-static struct {
-	sigjmp_buf sigbus;
-	u64 *hva;
-	bool stop;
-	u64 nr_written;
-} writer;
-
-static void writer_sigbus(int sig)
+/* Go on with a translation for as long as that works. */
+static bool write_next(u64 n)
 {
-	siglongjmp(writer.sigbus, 1);
+	return try_write(gmem_hva(g, 3), n);
 }
 
-/* Goes on with a translation that it has, for as long as that works. */
-static void *write_until_stopped(void *arg)
+/* When the call returns, no CPU can write to the page anymore. */
+TEST_F(conversion, racing_host_writes)
 {
-	sigsetjmp(writer.sigbus, 1);
-
-	while (!READ_ONCE(writer.stop)) {
-		WRITE_ONCE(*writer.hva, writer.nr_written);
-		WRITE_ONCE(writer.nr_written, writer.nr_written + 1);
-	}
-	return NULL;
-}
-
-/* When the call returns, no CPU can write to the page any more. */
-TEST_F(conversion, host_is_out_once_private)
-{
-	struct sigaction sa = { .sa_handler = writer_sigbus };
-	struct gmem_vm *g = &self->g;
-	pthread_t thread;
+	struct worker writer = { "write", write_next };
 	u64 value, last;
 	int round, i;
 
-	sigaction(SIGBUS, &sa, NULL);
-	writer.hva = gmem_vm_hva(g, 3);
-	kvm_pthread_create(&thread, NULL, write_until_stopped, NULL);
-
+	catch_sigbus();
+	workers_start(&writer, 1);
 	for (round = 0; round < 100; round++) {
-		last = READ_ONCE(writer.nr_written);
-		for (i = 0; i < 10000 && READ_ONCE(writer.nr_written) < last + 10; i++)
+		last = READ_ONCE(writer.nr_done);
+		for (i = 0; i < 10000 && READ_ONCE(writer.nr_done) < last + 10; i++)
 			usleep(100);
-		ASSERT_LT(last, READ_ONCE(writer.nr_written));
+		ASSERT_LT(last, READ_ONCE(writer.nr_done));
 
-		gmem_set_private(g->fd, 2 * PAGE_SIZE, 3 * PAGE_SIZE);
-		value = gmem_vm_read(g, 3);
+		gmem_make_private(g, 2, 3);
+		value = gmem_read(g, 3);
 		usleep(1000);
-		ASSERT_EQ(value, gmem_vm_read(g, 3));
-		gmem_set_shared(g->fd, 3 * PAGE_SIZE, PAGE_SIZE);
+		ASSERT_EQ(value, gmem_read(g, 3));
+		gmem_make_shared(g, 3, 1);
 	}
-	WRITE_ONCE(writer.stop, true);
-	kvm_pthread_join(thread, NULL);
+	workers_stop(&writer, 1);
 }
 
-/* What is mapped ahead of time is what the page is by then. */
-TEST_F(conversion, pre_fault_follows_each_page)
+TEST_F(conversion, pre_fault)
 {
-	struct gmem_vm *g = &self->g;
 	struct kvm_pre_fault_memory range;
 	u64 faults;
 	int i, page;
@@ -321,14 +190,14 @@ TEST_F(conversion, pre_fault_follows_each_page)
 		SKIP(return, "no KVM_CAP_PRE_FAULT_MEMORY");
 
 	for (page = 0; page < NR_PAGES; page++)
-		*gmem_vm_hva(g, page) = 0x100 + page;
+		*gmem_hva(g, page) = 0x100 + page;
 	/* The guest's own page tables and code are not what is counted below. */
-	gmem_vm_read(g, 0);
+	gmem_read(g, 0);
 
 	for (i = 0; i < 3; i++) {
-		gmem_set_private(g->fd, (4 + i) * PAGE_SIZE, 6 * PAGE_SIZE);
+		gmem_make_private(g, 4 + i, 6);
 		range = (struct kvm_pre_fault_memory) {
-			.gpa = GMEM_VM_GPA,
+			.gpa = GMEM_GPA,
 			.size = DATA_SIZE,
 		};
 		while (range.size)
@@ -336,81 +205,221 @@ TEST_F(conversion, pre_fault_follows_each_page)
 
 		faults = vcpu_get_stat(g->vcpu, pf_taken);
 		for (page = 0; page < NR_PAGES; page++)
-			ASSERT_EQ(0x100 + page, gmem_vm_read(g, page));
+			ASSERT_EQ(0x100 + page, gmem_read(g, page));
 		ASSERT_EQ(faults, vcpu_get_stat(g->vcpu, pf_taken));
-		gmem_set_shared(g->fd, 5 * PAGE_SIZE, 3 * PAGE_SIZE);
+		gmem_make_shared(g, 5, 3);
 	}
 }
 
-/* Each page is fresh, i.e. an LRU cache holds a reference, when it flips. */
-TEST_F(conversion, fresh_pages_are_not_busy)
+/* The guest faults on pages after those that are converted. */
+GMEM_FIXTURE(kvm, NR_PAGES + NR_FAULTS)
+
+static void guest_touch(void)
 {
-	struct gmem_vm *g = &self->g;
-	int round, i;
+	int i;
 
-	for (round = 0; round < 64; round++) {
-		kvm_fallocate(g->fd,
-			      FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE, 0,
-			      DATA_SIZE);
-
-		for (i = 0; i < NR_PAGES; i++) {
-			*gmem_vm_hva(g, i) = round;
-			gmem_set_private(g->fd, i * PAGE_SIZE, PAGE_SIZE);
-			ASSERT_EQ(round, gmem_vm_read(g, i));
-		}
-		gmem_set_shared(g->fd, 0, DATA_SIZE);
+	for (;;) {
+		for (i = NR_PAGES; i < NR_PAGES + NR_FAULTS; i++)
+			WRITE_ONCE(*(u64 *)(GMEM_GPA + i * PAGE_SIZE), i);
+		GUEST_SYNC(0);
 	}
 }
 
-/* Sparse and bound nowhere: the size of the range must not matter. */
-TEST_F(conversion, huge_unbound_file)
+static bool flip_pages(u64 n)
 {
-	struct gmem_vm *g = &self->g;
-	const u64 size = 1ull << 46;
+	pin_self_to_cpu(nth_cpu(1));
+	gmem_make_private(g, 0, NR_PAGES);
+	gmem_make_shared(g, 0, NR_PAGES);
+	return true;
+}
+
+/* Return how many tries each fault takes, in percent: the median of windows. */
+static u64 count_tries(struct kvm_vcpu *vcpu)
+{
 	struct timespec start;
-	int fd, i;
+	u64 tries[11], taken, fixed;
+	int i;
 
-	fd = vm_create_guest_memfd(g->vm, size, 0);
-
-	clock_gettime(CLOCK_MONOTONIC, &start);
-	for (i = 0; i < 100; i++) {
-		gmem_set_shared(fd, 0, size);
-		gmem_set_private(fd, PAGE_SIZE, size - PAGE_SIZE);
-		gmem_set_private(fd, 0, size);
+	for (i = 0; i < ARRAY_SIZE(tries); i++) {
+		taken = vcpu_get_stat(vcpu, pf_taken);
+		fixed = vcpu_get_stat(vcpu, pf_fixed);
+		start = time_now();
+		while (elapsed_ms(start) < 500) {
+			gmem_punch_hole(g, NR_PAGES, NR_FAULTS);
+			vcpu_run(vcpu);
+		}
+		taken = vcpu_get_stat(vcpu, pf_taken) - taken;
+		fixed = vcpu_get_stat(vcpu, pf_fixed) - fixed;
+		TEST_ASSERT(fixed >= NR_FAULTS, "Only %lu faults", fixed);
+		tries[i] = 100 * taken / fixed;
+		ksft_print_msg("%lu faults taken, %lu fixed\n", taken, fixed);
 	}
-	ASSERT_GT(10, timespec_elapsed(start).tv_sec);
-	close(fd);
+	return median(tries, ARRAY_SIZE(tries));
 }
 
-/* What the guest does to its own memory, through the VMM. */
-TEST_F(conversion, slots_at_an_offset)
+/*
+ * A fault that waits for the conversion of another page must not start over when
+ * that is done, or else conversions back to back starve all faults.
+ */
+TEST_F_TIMEOUT(kvm, fault_tries, 120)
 {
-	struct gmem_vm *g = &self->g;
+	struct worker flipper = { "convert", flip_pages };
+	u64 tries, quiet_tries;
+	struct kvm_vcpu *vcpu;
 
-	/* Two slots on one file, in an order of their own. */
-	vm_set_user_memory_region2(g->vm, GMEM_VM_SLOT, KVM_MEM_GUEST_MEMFD,
-				   GMEM_VM_GPA, 0, NULL, g->fd, 0);
-	vm_set_user_memory_region2(g->vm, GMEM_VM_SLOT, KVM_MEM_GUEST_MEMFD,
-				   GMEM_VM_GPA, DATA_SIZE / 2, g->mem, g->fd,
-				   DATA_SIZE / 2);
-	vm_set_user_memory_region2(g->vm, GMEM_VM_SLOT + 1, KVM_MEM_GUEST_MEMFD,
-				   GMEM_VM_GPA + DATA_SIZE / 2, DATA_SIZE / 2,
-				   g->mem, g->fd, 0);
+	if (nr_cpus() < 2)
+		SKIP(return, "only one CPU");
 
-	*gmem_vm_hva(g, 0) = 0x1111;
-	*gmem_vm_hva(g, 8) = 0x2222;
-	ASSERT_EQ(0x2222, gmem_vm_read(g, 0));
-	ASSERT_EQ(0x1111, gmem_vm_read(g, 8));
+	pin_self_to_cpu(nth_cpu(0));
+	gmem_allocate(g, 0, NR_PAGES);
+	vcpu = vm_vcpu_add(g->vm, 1, guest_touch);
+	vcpu_run(vcpu);
+	quiet_tries = count_tries(vcpu);
 
-	gmem_set_private(g->fd, 7 * PAGE_SIZE, 2 * PAGE_SIZE);
-	ASSERT_EQ(0x2222, gmem_vm_read(g, 0));
-	ASSERT_EQ(0x3333, gmem_vm_write(g, 15, 0x3333));
-	ASSERT_EQ(0x4444, gmem_vm_write(g, 14, 0x4444));
-
-	ASSERT_FALSE(gmem_vm_host_can_access(g, 8));
-	ASSERT_EQ(0x4444, *gmem_vm_hva(g, 6));
-	gmem_set_shared(g->fd, 0, DATA_SIZE);
-	ASSERT_EQ(0x3333, *gmem_vm_hva(g, 7));
+	workers_start(&flipper, 1);
+	tries = count_tries(vcpu);
+	workers_stop(&flipper, 1);
+	TH_LOG("%lu%% tries, %lu%% without conversions", tries, quiet_tries);
+	EXPECT_GE(quiet_tries + 10, tries);
+	ASSERT_LT(100, flipper.nr_done);
 }
 
-TEST_HARNESS_MAIN
+static void guest_exit(void)
+{
+	for (;;)
+		GUEST_SYNC(0);
+}
+
+static struct kvm_vcpu *clock_vcpu;
+
+/* Have KVM write what it writes to the guest's memory. */
+static bool run_and_set_clock(u64 n)
+{
+	struct kvm_clock_data clock = {};
+
+	vm_ioctl(clock_vcpu->vm, KVM_GET_CLOCK, &clock);
+	clock.flags = 0;
+	vm_ioctl(clock_vcpu->vm, KVM_SET_CLOCK, &clock);
+	vcpu_run(clock_vcpu);
+	return true;
+}
+
+/*
+ * KVM changes the version with each update of the structure, which is at the
+ * start of page 3.
+ */
+static void convert_kvms_page(struct __test_metadata *_metadata, u32 msr,
+			      size_t version_offset)
+{
+	u32 *version = (void *)gmem_hva(g, 3) + version_offset, seen;
+	struct worker clock = { "run", run_and_set_clock };
+	int round;
+	u64 value;
+
+	clock_vcpu = vm_vcpu_add(g->vm, 1, guest_exit);
+	vcpu_set_msr(clock_vcpu, msr, (GMEM_GPA + 3 * PAGE_SIZE) | KVM_MSR_ENABLED);
+
+	/* The page is out of KVM's reach while it is private. */
+	for (round = 0; round < 10; round++) {
+		seen = READ_ONCE(*version);
+		run_and_set_clock(0);
+		ASSERT_NE(seen, READ_ONCE(*version));
+		seen = READ_ONCE(*version);
+
+		ASSERT_CONVERTED(2, 4, PRIVATE);
+		run_and_set_clock(0);
+		run_and_set_clock(0);
+		gmem_make_shared(g, 2, 4);
+		ASSERT_EQ(seen, READ_ONCE(*version));
+	}
+
+	/* And never busy. */
+	catch_sigbus();
+	workers_start(&clock, 1);
+	for (round = 0; round < 500; round++) {
+		ASSERT_CONVERTED(2, 4, PRIVATE);
+		ASSERT_FALSE(try_read(gmem_hva(g, 3), &value));
+		gmem_make_shared(g, 2, 4);
+	}
+	workers_stop(&clock, 1);
+}
+
+TEST_F_TIMEOUT(kvm, kvmclock, 120)
+{
+	convert_kvms_page(_metadata, MSR_KVM_SYSTEM_TIME_NEW,
+			  offsetof(struct pvclock_vcpu_time_info, version));
+}
+
+TEST_F_TIMEOUT(kvm, steal_time, 120)
+{
+	if (!kvm_cpu_has(X86_FEATURE_KVM_STEAL_TIME))
+		SKIP(return, "no KVM_FEATURE_STEAL_TIME");
+
+	convert_kvms_page(_metadata, MSR_KVM_STEAL_TIME,
+			  offsetof(struct kvm_steal_time, version));
+}
+
+/* An ordinary VM whose memslot is the host's mapping of another VM's memory. */
+static struct kvm_vcpu *other_vcpu;
+
+static void guest_count(void)
+{
+	u64 *counter = (u64 *)GMEM_GPA;
+
+	for (;;)
+		WRITE_ONCE(*counter, READ_ONCE(*counter) + 1);
+}
+
+static bool run_other_vm(u64 n)
+{
+	int r = __vcpu_run(other_vcpu) ? errno : 0;
+
+	TEST_ASSERT(r == EFAULT || r == EINTR, "KVM_RUN: errno %d, exit reason %u", r,
+		    other_vcpu->run->exit_reason);
+	usleep(50);
+	return r == EINTR;
+}
+
+static bool becomes_different(u64 *word, u64 old)
+{
+	struct timespec start = time_now();
+
+	while (READ_ONCE(*word) == old && elapsed_ms(start) < 5000)
+		usleep(100);
+	return READ_ONCE(*word) != old;
+}
+
+TEST_F_TIMEOUT(kvm, other_vm, 120)
+{
+	struct worker other = { "run without a fault", run_other_vm };
+	u64 nr_faults, value;
+	struct kvm_vm *vm;
+	int round;
+
+	*gmem_hva(g, 0) = 0;
+	vm = vm_create_with_one_vcpu(&other_vcpu, guest_count);
+	vm_set_user_memory_region(vm, GMEM_SLOT, 0, GMEM_GPA, PAGE_SIZE, g->mem);
+	virt_map(vm, GMEM_GPA, GMEM_GPA, 1);
+	ignore_signal(SIGUSR1, 0);
+	workers_start(&other, 1);
+
+	for (round = 0; round < 100; round++) {
+		value = READ_ONCE(*gmem_hva(g, 0));
+		ASSERT_TRUE(becomes_different(gmem_hva(g, 0), value));
+
+		nr_faults = READ_ONCE(other.nr_failed);
+		gmem_make_private(g, 0, 1);
+		value = gmem_read(g, 0);
+		ASSERT_TRUE(becomes_different(&other.nr_failed, nr_faults));
+		ASSERT_EQ(value, gmem_read(g, 0));
+		gmem_make_shared(g, 0, 1);
+	}
+
+	WRITE_ONCE(other.stop, true);
+	WRITE_ONCE(other_vcpu->run->immediate_exit, 1);
+	pthread_kill(other.thread, SIGUSR1);
+	workers_stop(&other, 1);
+	kvm_vm_free(vm);
+}
+
+GMEM_TEST_MAIN(gmem_vm_unsupported())

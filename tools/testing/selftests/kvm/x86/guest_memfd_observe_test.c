@@ -1,48 +1,16 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
  * Test what can be seen of a guest_memfd and its conversions from outside: in
- * /proc/<pid>/fdinfo/<fd> and in the VM's binary statistics.
+ * /proc/<pid>/fdinfo/<fd>, in the VM's binary statistics, and with the tracepoint
+ * kvm:kvm_gmem_convert.
  */
-#include <errno.h>
-#include <fcntl.h>
-#include <pthread.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-#include <sys/mman.h>
-#include <sys/wait.h>
-#include <time.h>
-#include <unistd.h>
+#include <sys/stat.h>
 
-#include <linux/falloc.h>
+#include "gmem_test.h"
 
-#include "gmem_util.h"
-#include "gmem_vm.h"
-#include "hwpoison.h"
-#include "kvm_util.h"
-#include "processor.h"
-#include "test_util.h"
-#include "kselftest_harness.h"
-
-#define PRIVATE		KVM_MEMORY_ATTRIBUTE_PRIVATE
 #define NR_PAGES	16
 #define DATA_SIZE	(NR_PAGES * PAGE_SIZE)
-
-/* Of a file of NR_PAGES that has the flags of gmem_vm_create(). */
-#define EXPECT_FDINFO(fd, nr_private, nr_ranges, nr_allocated, nr_poisoned)	\
-do {										\
-	struct gmem_fdinfo __info = gmem_read_fdinfo(getpid(), fd);			\
-	u64 __private = (nr_private) * PAGE_SIZE;				\
-										\
-	EXPECT_EQ(DATA_SIZE, __info.size);					\
-	EXPECT_EQ(GUEST_MEMFD_FLAG_MMAP | GUEST_MEMFD_FLAG_INIT_SHARED,		\
-		  __info.flags);						\
-	EXPECT_EQ(DATA_SIZE - __private, __info.shared);			\
-	EXPECT_EQ(__private, __info.private);					\
-	EXPECT_EQ(nr_ranges, __info.ranges);					\
-	EXPECT_EQ(nr_allocated, __info.allocated);				\
-	EXPECT_EQ(nr_poisoned, __info.poisoned);				\
-} while (0)
+#define EVENT		"kvm/kvm_gmem_convert"
 
 enum gmem_stat {
 	TO_PRIVATE,
@@ -63,10 +31,28 @@ static const char * const stat_names[] = {
 	[POISONED] = "gmem_poisoned",
 };
 
+static struct trace trace;
+static u64 stats[NR_STATS];	/* what they should be */
+
+FIXTURE(observe) {
+};
+
+FIXTURE_SETUP(observe)
+{
+	trace_start(&trace, EVENT, "common_pid == %d", getpid());
+	gmem_vm_create(g, NR_PAGES);
+}
+
+FIXTURE_TEARDOWN(observe)
+{
+	gmem_vm_free(g);
+	trace_stop(&trace);
+}
+
 #define EXPECT_STATS(expected, vm)						\
 do {										\
-	int __i;								\
 	u64 __value;								\
+	int __i;								\
 										\
 	for (__i = 0; __i < NR_STATS; __i++) {					\
 		kvm_get_stat(&(vm)->stats, stat_names[__i], &__value, 1);	\
@@ -76,319 +62,330 @@ do {										\
 	}									\
 } while (0)
 
-/* Returns the errno, 0 for success. */
-static int convert(int fd, int page, int nr, u64 attributes)
-{
-	u64 error_offset = 0;
+#define EXPECT_FDINFO(_nr_private, nr_ranges, nr_allocated, nr_poisoned)	\
+do {										\
+	struct gmem_fdinfo __info = gmem_read_fdinfo(getpid(), g->fd);		\
+	u64 __nr_private = (_nr_private);					\
+										\
+	EXPECT_EQ(DATA_SIZE, __info.size);					\
+	EXPECT_EQ(GUEST_MEMFD_FLAG_MMAP | GUEST_MEMFD_FLAG_INIT_SHARED,		\
+		  __info.flags);						\
+	EXPECT_EQ(DATA_SIZE - __nr_private * PAGE_SIZE, __info.shared);		\
+	EXPECT_EQ(__nr_private * PAGE_SIZE, __info.private);			\
+	EXPECT_EQ(nr_ranges, __info.ranges);					\
+	EXPECT_EQ(nr_allocated, __info.allocated);				\
+	EXPECT_EQ(nr_poisoned, __info.poisoned);				\
+} while (0)
 
-	return __gmem_set_attributes(fd, page * PAGE_SIZE, nr * PAGE_SIZE,
-				     attributes, &error_offset) ? errno : 0;
+/*
+ * Convert, and look at the event of it and at the statistics: it ends with
+ * errno @error, and changes so many pages.  Return the text of the event.
+ */
+static const char *observe(struct __test_metadata *_metadata, int fd, u64 page,
+			   u64 nr, u64 attributes, int error, u64 nr_changed)
+{
+	u64 error_offset = 0, elapsed_ns, waited_ns;
+	struct timespec start;
+	static char text[512];
+	struct stat st;
+	int r;
+
+	ASSERT_EQ(0, fstat(fd, &st));
+	start = time_now();
+	r = __gmem_set_attributes(fd, page * PAGE_SIZE, nr * PAGE_SIZE, attributes,
+				  &error_offset);
+	r = r ? errno : 0;
+	elapsed_ns = timespec_to_ns(timespec_elapsed(start));
+	ASSERT_EQ(error, r);
+
+	ASSERT_EQ(1, trace_take(&trace, text, sizeof(text)));
+	EXPECT_EQ(st.st_ino, trace_field(text, " ino "));
+	EXPECT_EQ(page, trace_field(text, " start "));
+	EXPECT_EQ(nr, trace_field(text, " nr_pages "));
+	EXPECT_NE(NULL, strstr(text, attributes ? " to private " : " to shared "));
+	EXPECT_EQ(nr_changed, trace_field(text, " changed "));
+	EXPECT_EQ(-error, (int)trace_field(text, " ret "));
+	waited_ns = trace_field(text, " waited ");
+	EXPECT_GE(elapsed_ns, waited_ns);
+	/* A request that fails for a page in use has done little but wait for it. */
+	if (error == EAGAIN)
+		EXPECT_LE(elapsed_ns / 2, waited_ns);
+
+	stats[BUSY] += error == EAGAIN;
+	stats[POISONED] += error == EHWPOISON;
+	stats[attributes ? TO_PRIVATE : TO_SHARED] += !!nr_changed;
+	stats[attributes ? PAGES_TO_PRIVATE : PAGES_TO_SHARED] += nr_changed;
+	EXPECT_STATS(stats, g->vm);
+	return text;
 }
 
-static void punch_hole(int fd, int page, int nr)
+#define OBSERVE(page, nr, attributes, error, nr_changed)			\
+	observe(_metadata, g->fd, page, nr, attributes, error, nr_changed)
+
+/* No page was in use. */
+#define EXPECT_SMOOTH(text)							\
+do {										\
+	const char *__text = (text);						\
+										\
+	EXPECT_EQ(0, trace_field(__text, " drains "));				\
+	EXPECT_EQ(0, trace_field(__text, " waited "));				\
+} while (0)
+
+TEST_F(observe, conversions)
 {
-	kvm_fallocate(fd, FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE,
-		      page * PAGE_SIZE, nr * PAGE_SIZE);
-}
-
-/* What holds of any file, whoever tracks what is private. */
-TEST(every_file_and_vm)
-{
-	static const u64 sizes[] = { PAGE_SIZE, DATA_SIZE, 1ull << 46 };
-	const unsigned long types[] = { KVM_X86_DEFAULT_VM, KVM_X86_SW_PROTECTED_VM };
-	u64 flags, valid, expected[NR_STATS] = {};
-	struct gmem_fdinfo info;
-	struct kvm_vm *vm;
-	int t, i, fd;
-
-	for (t = 0; t < ARRAY_SIZE(types); t++) {
-		if (!(kvm_check_cap(KVM_CAP_VM_TYPES) & BIT(types[t])))
-			continue;
-
-		vm = vm_create_barebones_type(types[t]);
-		valid = vm_check_cap(vm, KVM_CAP_GUEST_MEMFD_FLAGS);
-		for (i = 0; i < 4 * ARRAY_SIZE(sizes); i++) {
-			u64 size = sizes[i / 4];
-
-			flags = i % 4;
-			if (flags & ~valid)
-				continue;
-
-			fd = vm_create_guest_memfd(vm, size, flags);
-			kvm_fallocate(fd, FALLOC_FL_KEEP_SIZE, size - PAGE_SIZE,
-				      PAGE_SIZE);
-			info = gmem_read_fdinfo(getpid(), fd);
-			EXPECT_EQ(size, info.size);
-			EXPECT_EQ(flags, info.flags);
-			EXPECT_EQ(flags & GUEST_MEMFD_FLAG_INIT_SHARED ? 0 : size,
-				  info.private);
-			EXPECT_EQ(size, info.private + info.shared);
-			EXPECT_EQ(1, info.ranges);
-			EXPECT_EQ(1, info.allocated);
-			EXPECT_EQ(0, info.poisoned);
-			kvm_close(fd);
-		}
-		EXPECT_STATS(expected, vm);
-		kvm_vm_free(vm);
-	}
-}
-
-FIXTURE(observe) {
-	struct gmem_vm g;
-};
-
-FIXTURE_SETUP(observe)
-{
-	const char *reason = gmem_vm_unsupported();
-
-	if (reason)
-		SKIP(exit(KSFT_SKIP), "%s", reason);
-
-	gmem_vm_create(&self->g, NR_PAGES);
-}
-
-FIXTURE_TEARDOWN(observe)
-{
-	gmem_vm_free(&self->g);
-}
-
-TEST_F(observe, fdinfo_follows_conversions)
-{
-	int fd = self->g.fd, round, i, page, nr;
+	static const struct {
+		int page, nr;
+		u64 attributes;
+		int nr_changed, nr_private, nr_ranges;
+	} steps[] = {
+		{ 4,  2, PRIVATE,  2,  2, 3 },
+		{ 4,  2, PRIVATE,  0,  2, 3 },
+		/* Neighbours are one range, on either side and on both. */
+		{ 6,  1, PRIVATE,  1,  3, 3 },
+		{ 3,  1, PRIVATE,  1,  4, 3 },
+		{ 8,  1, PRIVATE,  1,  5, 5 },
+		{ 7,  1, PRIVATE,  1,  6, 3 },
+		{ 5,  1, SHARED,   1,  5, 5 },
+		{ 0,  5, PRIVATE,  3,  8, 4 },
+		{ 5, 11, PRIVATE,  8, 16, 1 },
+		{ 0, 16, PRIVATE,  0, 16, 1 },
+		{ 6,  8, SHARED,   8,  8, 3 },
+		{ 4,  4, SHARED,   2,  6, 3 },
+		{ 0, 16, SHARED,   6,  0, 1 },
+		{ 0, 16, SHARED,   0,  0, 1 },
+		{ 15, 1, SHARED,   0,  0, 1 },
+	};
 	struct kvm_random_state rng = new_kvm_random_state(kvm_random_seed);
+	int i, page, nr, nr_allocated = 0;
+	char text[512];
 
-	EXPECT_FDINFO(fd, 0, 1, 0, 0);
-	gmem_set_private(fd, 4 * PAGE_SIZE, 2 * PAGE_SIZE);
-	EXPECT_FDINFO(fd, 2, 3, 0, 0);
-	gmem_set_private(fd, 4 * PAGE_SIZE, 2 * PAGE_SIZE);
-	EXPECT_FDINFO(fd, 2, 3, 0, 0);
+	pin_self_to_cpu(nth_cpu(0));
+	EXPECT_FDINFO(0, 1, 0, 0);
+	for (i = 0; i < ARRAY_SIZE(steps); i++) {
+		EXPECT_SMOOTH(OBSERVE(steps[i].page, steps[i].nr, steps[i].attributes,
+				      0, steps[i].nr_changed));
+		EXPECT_FDINFO(steps[i].nr_private, steps[i].nr_ranges, nr_allocated, 0);
 
-	/* Neighbours are one range, on either side and on both. */
-	gmem_set_private(fd, 6 * PAGE_SIZE, PAGE_SIZE);
-	EXPECT_FDINFO(fd, 3, 3, 0, 0);
-	gmem_set_private(fd, 3 * PAGE_SIZE, PAGE_SIZE);
-	EXPECT_FDINFO(fd, 4, 3, 0, 0);
-	gmem_set_private(fd, 8 * PAGE_SIZE, PAGE_SIZE);
-	EXPECT_FDINFO(fd, 5, 5, 0, 0);
-	gmem_set_private(fd, 7 * PAGE_SIZE, PAGE_SIZE);
-	EXPECT_FDINFO(fd, 6, 3, 0, 0);
-	gmem_set_shared(fd, 5 * PAGE_SIZE, PAGE_SIZE);
-	EXPECT_FDINFO(fd, 5, 5, 0, 0);
-	gmem_set_private(fd, 0, DATA_SIZE);
-	EXPECT_FDINFO(fd, NR_PAGES, 1, 0, 0);
-	for (i = 0; i < NR_PAGES; i += 2)
-		gmem_set_shared(fd, i * PAGE_SIZE, PAGE_SIZE);
-	EXPECT_FDINFO(fd, NR_PAGES / 2, NR_PAGES, 0, 0);
+		/* Allocated by the kernel, thus drained from this CPU's cache. */
+		if (i == 5) {
+			gmem_allocate(g, 2, 4);
+			nr_allocated = 4;
+		}
+	}
 
-	/* A guest that goes on for ever leaves no more than there are pages. */
-	for (round = 0; round < 2000; round++) {
+	/* An invalid request is no conversion. */
+	ASSERT_EQ(EINVAL, gmem_convert(g, 0, 0, PRIVATE));
+	ASSERT_EQ(EINVAL, gmem_convert(g, 0, NR_PAGES + 1, SHARED));
+	ASSERT_EQ(EINVAL, gmem_convert(g, 0, 1, ~PRIVATE));
+	ASSERT_EQ(-1, ioctl(g->fd, KVM_SET_MEMORY_ATTRIBUTES2, NULL));
+	ASSERT_EQ(0, trace_take(&trace, text, sizeof(text)));
+	EXPECT_STATS(stats, g->vm);
+
+	/* A guest that goes on forever leaves no more ranges than pages. */
+	for (i = 0; i < 2000; i++) {
 		page = kvm_random_u32(&rng) % NR_PAGES;
 		nr = 1 + kvm_random_u32(&rng) % (NR_PAGES - page);
-		gmem_set_attributes(fd, page * PAGE_SIZE, nr * PAGE_SIZE,
-				    kvm_random_bool(&rng) ? PRIVATE : 0);
-		ASSERT_GE(NR_PAGES, gmem_read_fdinfo(getpid(), fd).ranges);
+		ASSERT_EQ(0, gmem_convert(g, page, nr, kvm_random_bool(&rng) ? PRIVATE : SHARED));
+		ASSERT_GE(NR_PAGES, gmem_read_fdinfo(getpid(), g->fd).ranges);
 	}
-	gmem_set_shared(fd, 0, DATA_SIZE);
-	EXPECT_FDINFO(fd, 0, 1, 0, 0);
+	gmem_make_shared(g, 0, NR_PAGES);
+	EXPECT_FDINFO(0, 1, nr_allocated, 0);
 }
 
-TEST_F(observe, fdinfo_counts_pages)
+/* All files of a VM count, but no other VM. */
+TEST_F(observe, files_and_vms)
 {
-	struct gmem_vm *g = &self->g;
+	struct kvm_vm *other = vm_create_barebones_type(KVM_X86_SW_PROTECTED_VM);
+	const u64 none[NR_STATS] = {}, nr = (1ull << 46) / PAGE_SIZE;
+	int fd = vm_create_guest_memfd(g->vm, 1ull << 46, 0);
 
-	/* Whoever allocates them: nobody, the host, the guest. */
-	kvm_fallocate(g->fd, FALLOC_FL_KEEP_SIZE, 0, 3 * PAGE_SIZE);
-	EXPECT_FDINFO(g->fd, 0, 1, 3, 0);
-	*gmem_vm_hva(g, 4) = 1;
-	EXPECT_FDINFO(g->fd, 0, 1, 4, 0);
-	gmem_set_private(g->fd, 0, 8 * PAGE_SIZE);
-	EXPECT_FDINFO(g->fd, 8, 2, 4, 0);
-	gmem_vm_write(g, 5, 1);
-	gmem_vm_write(g, NR_PAGES - 1, 1);
-	EXPECT_FDINFO(g->fd, 8, 2, 6, 0);
+	EXPECT_SMOOTH(observe(_metadata, fd, 0, nr, SHARED, 0, nr));
+	EXPECT_SMOOTH(observe(_metadata, fd, nr - 1, 1, PRIVATE, 0, 1));
+	EXPECT_SMOOTH(OBSERVE(0, NR_PAGES, PRIVATE, 0, NR_PAGES));
+	EXPECT_STATS(none, other);
+	kvm_vm_free(other);
+	kvm_close(fd);
+}
 
-	/* Who is not allowed to touch a page doesn't allocate it. */
-	ASSERT_FALSE(gmem_vm_host_can_access(g, 6));
-	EXPECT_FDINFO(g->fd, 8, 2, 6, 0);
+TEST_F(observe, allocated_pages)
+{
+	/* By the kernel, the host, the guest. */
+	gmem_allocate(g, 0, 3);
+	EXPECT_FDINFO(0, 1, 3, 0);
+	*gmem_hva(g, 4) = 1;
+	EXPECT_FDINFO(0, 1, 4, 0);
+	gmem_make_private(g, 0, 8);
+	EXPECT_FDINFO(8, 2, 4, 0);
+	gmem_write(g, 5, 1);
+	gmem_write(g, NR_PAGES - 1, 1);
+	EXPECT_FDINFO(8, 2, 6, 0);
 
-	punch_hole(g->fd, 2, 3);
-	EXPECT_FDINFO(g->fd, 8, 2, 4, 0);
-	punch_hole(g->fd, 0, NR_PAGES);
-	EXPECT_FDINFO(g->fd, 8, 2, 0, 0);
+	/* An access that is not allowed doesn't allocate a page. */
+	ASSERT_FALSE(gmem_host_can_access(g, 6, 1));
+	EXPECT_FDINFO(8, 2, 6, 0);
+
+	gmem_punch_hole(g, 2, 3);
+	EXPECT_FDINFO(8, 2, 4, 0);
+	gmem_punch_hole(g, 0, NR_PAGES);
+	EXPECT_FDINFO(8, 2, 0, 0);
 }
 
 TEST_F(observe, pinned_page)
 {
-	u64 expected[NR_STATS] = {};
-	struct gmem_vm *g = &self->g;
 	pthread_t thread;
+	const char *text;
 	int pin, i;
 
-	if (!gmem_vm_can_pin())
+	if (!gmem_can_pin())
 		SKIP(return, "CONFIG_GUP_TEST is not enabled");
 
 	memset(g->mem, 0xaa, DATA_SIZE);
-	gmem_set_private(g->fd, 8 * PAGE_SIZE, 2 * PAGE_SIZE);
-	expected[TO_PRIVATE]++;
-	expected[PAGES_TO_PRIVATE] += 2;
-	EXPECT_STATS(expected, g->vm);
-
-	pin = gmem_vm_pin(g, 5, 1);
-	ASSERT_LE(0, pin);
+	OBSERVE(8, 2, PRIVATE, 0, 2);
+	pin = gmem_pin(g, 5, 1);
 	for (i = 0; i < 2; i++) {
-		ASSERT_EQ(EAGAIN, convert(g->fd, 0, NR_PAGES, PRIVATE));
-		expected[BUSY]++;
-		EXPECT_STATS(expected, g->vm);
-		EXPECT_FDINFO(g->fd, 2, 3, NR_PAGES, 0);
+		text = OBSERVE(2, 14, PRIVATE, EAGAIN, 0);
+		/* The reference could have been that of an LRU cache. */
+		EXPECT_LE(1, trace_field(text, " drains "));
+		EXPECT_FDINFO(2, 3, NR_PAGES, 0);
 	}
+	EXPECT_SMOOTH(OBSERVE(2, 6, SHARED, 0, 0));
 
-	/* A conversion that takes several attempts is a single one. */
-	close_later(&thread, pin, 50);
-	ASSERT_EQ(0, convert(g->fd, 0, NR_PAGES, PRIVATE));
+	/* However many attempts it takes, it is one conversion. */
+	close_later(&thread, pin, 10);
+	text = OBSERVE(2, 14, PRIVATE, 0, 12);
 	kvm_pthread_join(thread, NULL);
-	expected[TO_PRIVATE]++;
-	expected[PAGES_TO_PRIVATE] += NR_PAGES - 2;
-	EXPECT_STATS(expected, g->vm);
-	EXPECT_FDINFO(g->fd, NR_PAGES, 1, NR_PAGES, 0);
+	EXPECT_LT(0, trace_field(text, " waited "));
+	EXPECT_FDINFO(14, 2, NR_PAGES, 0);
 }
 
 TEST_F(observe, poisoned_page)
 {
 	const char *reason = hwpoison_unsupported();
-	u64 pfn, expected[NR_STATS] = {};
-	struct gmem_vm *g = &self->g;
 	int i;
 
 	if (reason)
 		SKIP(return, "%s", reason);
 
 	memset(g->mem, 0xaa, 8 * PAGE_SIZE);
-	pfn = gmem_vm_host_pfn(g, 5);
-	ASSERT_EQ(0, gmem_vm_poison(g, 5));
+	ASSERT_EQ(0, gmem_poison(g, 5));
+	EXPECT_FDINFO(0, 1, 8, 1);
+	/* It is known immediately. */
+	for (i = 0; i < 3; i++)
+		EXPECT_SMOOTH(OBSERVE(2, 14, PRIVATE, EHWPOISON, 0));
+	EXPECT_FDINFO(0, 1, 8, 1);
 
-	EXPECT_FDINFO(g->fd, 0, 1, 8, 1);
-	for (i = 0; i < 3; i++) {
-		ASSERT_EQ(EHWPOISON, convert(g->fd, 4, 8, PRIVATE));
-		expected[POISONED]++;
-		EXPECT_STATS(expected, g->vm);
-		EXPECT_FDINFO(g->fd, 0, 1, 8, 1);
-	}
-
-	punch_hole(g->fd, 5, 1);
-	EXPECT_FDINFO(g->fd, 0, 1, 7, 0);
-	ASSERT_EQ(0, convert(g->fd, 4, 8, PRIVATE));
-	expected[TO_PRIVATE]++;
-	expected[PAGES_TO_PRIVATE] += 8;
-	EXPECT_STATS(expected, g->vm);
-	EXPECT_FDINFO(g->fd, 8, 3, 7, 0);
-	hwpoison_unpoison(pfn);
+	OBSERVE(2, 3, PRIVATE, 0, 3);
+	OBSERVE(0, NR_PAGES, SHARED, 0, 3);
+	gmem_punch_hole(g, 5, 1);
+	EXPECT_FDINFO(0, 1, 7, 0);
+	OBSERVE(4, 8, PRIVATE, 0, 8);
+	EXPECT_FDINFO(8, 3, 7, 0);
+	ASSERT_EQ(0, hwpoison_unpoison_all());
 }
 
-/* Pages that changed state, not those in the range, nor those allocated. */
-TEST_F(observe, stats_count_what_changed)
+struct lru_user {
+	const char *what;
+	bool new_page;		/* the page is allocated by the access */
+	bool mlock;
+	int cpu;
+	int nr_drains;		/* at most */
+};
+
+static void *touch_page(void *arg)
 {
-	u64 expected[NR_STATS] = {}, none[NR_STATS] = {};
-	struct gmem_vm *g = &self->g;
-	struct kvm_vm *other;
-	int fd;
+	const struct lru_user *user = arg;
 
-	other = vm_create_barebones_type(KVM_X86_SW_PROTECTED_VM);
-	EXPECT_STATS(expected, g->vm);
-
-	*gmem_vm_hva(g, 2) = 1;
-	ASSERT_EQ(0, convert(g->fd, 2, 4, PRIVATE));
-	expected[TO_PRIVATE]++;
-	expected[PAGES_TO_PRIVATE] += 4;
-	EXPECT_STATS(expected, g->vm);
-
-	ASSERT_EQ(0, convert(g->fd, 0, 8, PRIVATE));
-	expected[TO_PRIVATE]++;
-	expected[PAGES_TO_PRIVATE] += 4;
-	EXPECT_STATS(expected, g->vm);
-
-	ASSERT_EQ(0, convert(g->fd, 6, 8, 0));
-	expected[TO_SHARED]++;
-	expected[PAGES_TO_SHARED] += 2;
-	EXPECT_STATS(expected, g->vm);
-
-	/* Nothing changed, and nothing that could have. */
-	ASSERT_EQ(0, convert(g->fd, 6, 8, 0));
-	ASSERT_EQ(0, convert(g->fd, 0, 6, PRIVATE));
-	ASSERT_EQ(EINVAL, convert(g->fd, 0, 0, PRIVATE));
-	ASSERT_EQ(EINVAL, convert(g->fd, 0, NR_PAGES + 1, 0));
-	ASSERT_EQ(EINVAL, convert(g->fd, 0, 1, ~PRIVATE));
-	EXPECT_STATS(expected, g->vm);
-
-	/* All files of the VM, and no other VM. */
-	fd = vm_create_guest_memfd(g->vm, 1ull << 46, 0);
-	gmem_set_shared(fd, PAGE_SIZE, (1ull << 46) - PAGE_SIZE);
-	expected[TO_SHARED]++;
-	expected[PAGES_TO_SHARED] += (1ull << 46) / PAGE_SIZE - 1;
-	EXPECT_STATS(expected, g->vm);
-	kvm_close(fd);
-
-	EXPECT_STATS(none, other);
-	kvm_vm_free(other);
+	pin_self_to_cpu(nth_cpu(user->cpu));
+	WRITE_ONCE(*gmem_hva(g, 3), 1);
+	if (user->mlock)
+		mlock(gmem_hva(g, 3), PAGE_SIZE);
+	return NULL;
 }
 
-static bool stop_looking;
-
-static void *look(void *arg)
+/*
+ * No page is waited for because it is in an LRU cache, however often that is.
+ * New pages don't stay there, and only those of other CPUs need a drain of all.
+ */
+TEST_F(observe, lru_caches)
 {
-	struct gmem_vm *g = arg;
-	struct gmem_fdinfo info;
-	u64 nr_looks = 0;
-
-	for (; !READ_ONCE(stop_looking); nr_looks++) {
-		info = gmem_read_fdinfo(getpid(), g->fd);
-		TEST_ASSERT(info.private <= DATA_SIZE &&
-			    info.private + info.shared == DATA_SIZE &&
-			    info.ranges >= 1 && info.ranges <= NR_PAGES &&
-			    info.allocated <= NR_PAGES && !info.poisoned,
-			    "private %lu shared %lu ranges %lu allocated %lu poisoned %lu",
-			    info.private, info.shared, info.ranges,
-			    info.allocated, info.poisoned);
-	}
-	return (void *)nr_looks;
-}
-
-/* Somebody who looks disturbs nobody, and sees nothing that can't be. */
-TEST_F(observe, fdinfo_in_a_race)
-{
-	struct gmem_vm *g = &self->g;
-	struct timespec start;
+	static const struct lru_user users[] = {
+		{ "new page", true, false, 0, 0 },
+		{ "new page on another CPU", true, false, 1, 0 },
+		{ "locked page", false, true, 0, 0 },
+		{ "locked page on another CPU", false, true, 1, 1 },
+	};
+	const char *text;
 	pthread_t thread;
-	void *nr_looks;
-	int round;
+	int i, round;
 
-	kvm_pthread_create(&thread, NULL, look, g);
-	clock_gettime(CLOCK_MONOTONIC, &start);
-	for (round = 0; timespec_elapsed(start).tv_sec < 3; round++) {
-		int page = round * 7 % (NR_PAGES - 2);
+	if (nr_cpus() < 2)
+		SKIP(return, "only one CPU");
 
-		WRITE_ONCE(*gmem_vm_hva(g, page), round);
-		ASSERT_EQ(0, convert(g->fd, page, 3, PRIVATE));
-		if (round & 1)
-			ASSERT_EQ(0, convert(g->fd, page + 1, 1, 0));
-		if (!(round % 8))
-			punch_hole(g->fd, page, 2);
-		ASSERT_EQ(0, convert(g->fd, 0, NR_PAGES, 0));
+	pin_self_to_cpu(nth_cpu(0));
+	for (i = 0; i < ARRAY_SIZE(users); i++) {
+		for (round = 0; round < 32; round++) {
+			if (users[i].new_page)
+				gmem_punch_hole(g, 3, 1);
+			kvm_pthread_create(&thread, NULL, touch_page, (void *)&users[i]);
+			kvm_pthread_join(thread, NULL);
+
+			text = OBSERVE(3, 1, PRIVATE, 0, 1);
+			EXPECT_EQ(0, trace_field(text, " waited ")) {
+				TH_LOG("%s, round %d", users[i].what, round);
+			}
+			EXPECT_GE(users[i].nr_drains, trace_field(text, " drains ")) {
+				TH_LOG("%s, round %d", users[i].what, round);
+			}
+			EXPECT_SMOOTH(OBSERVE(3, 1, SHARED, 0, 1));
+			munlock(g->mem, DATA_SIZE);
+		}
 	}
-	WRITE_ONCE(stop_looking, true);
-	ASSERT_EQ(0, pthread_join(thread, &nr_looks));
-	TH_LOG("looked %lu times in %d rounds", (u64)nr_looks, round);
-	ASSERT_NE(NULL, nr_looks);
 }
 
-/* By somebody else, who has the file from nowhere else. */
+static bool look(u64 n)
+{
+	struct gmem_fdinfo info = gmem_read_fdinfo(getpid(), g->fd);
+
+	TEST_ASSERT(info.private <= DATA_SIZE &&
+		    info.private + info.shared == DATA_SIZE &&
+		    info.ranges >= 1 && info.ranges <= NR_PAGES &&
+		    info.allocated <= NR_PAGES && !info.poisoned,
+		    "private %lu shared %lu ranges %lu allocated %lu poisoned %lu",
+		    info.private, info.shared, info.ranges, info.allocated,
+		    info.poisoned);
+	return true;
+}
+
+/* Looking disturbs no conversion, and shows nothing that can't be. */
+TEST_F(observe, racing_fdinfo)
+{
+	struct worker looker = { "look", look };
+	struct timespec start = time_now();
+	int round, page;
+
+	workers_start(&looker, 1);
+	for (round = 0; elapsed_ms(start) < 3000; round++) {
+		page = round * 7 % (NR_PAGES - 2);
+		WRITE_ONCE(*gmem_hva(g, page), round);
+		ASSERT_CONVERTED(page, 3, PRIVATE);
+		if (round & 1)
+			ASSERT_CONVERTED(page + 1, 1, SHARED);
+		if (!(round % 8))
+			gmem_punch_hole(g, page, 2);
+		ASSERT_CONVERTED(0, NR_PAGES, SHARED);
+	}
+	workers_stop(&looker, 1);
+	ASSERT_LT(0, looker.nr_done);
+}
+
+/* By a process that does not have the file itself. */
 TEST_F(observe, fdinfo_of_another_process)
 {
-	struct gmem_vm *g = &self->g;
 	pid_t parent = getpid(), pid;
 	struct gmem_fdinfo info;
 	int status;
 
-	gmem_set_private(g->fd, 0, 3 * PAGE_SIZE);
+	gmem_make_private(g, 0, 3);
 	pid = fork();
 	if (!pid) {
 		kvm_close(g->fd);
@@ -399,4 +396,13 @@ TEST_F(observe, fdinfo_of_another_process)
 	ASSERT_EQ(0, status);
 }
 
-TEST_HARNESS_MAIN
+/* Without this event there is something wrong, not missing. */
+static const char *unsupported(void)
+{
+	const char *reason = gmem_vm_unsupported() ?: trace_unsupported("kvm");
+
+	TEST_ASSERT(reason || !trace_unsupported(EVENT), "No event " EVENT);
+	return reason;
+}
+
+GMEM_TEST_MAIN(unsupported())

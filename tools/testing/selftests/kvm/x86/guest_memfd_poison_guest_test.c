@@ -1,253 +1,248 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Test that poisoned pages of a guest_memfd are kept from the guest, private and
+ * Test that guests cannot access poisoned pages of a guest_memfd, private and
  * shared ones alike, and that a VMM can replace them.
  */
-#include <errno.h>
-#include <stdlib.h>
-#include <unistd.h>
+#include <sys/prctl.h>
 
 #include <linux/kernel-page-flags.h>
 
-#include "gmem_vm.h"
-#include "hwpoison.h"
-#include "kvm_util.h"
-#include "poison_vm.h"
-#include "processor.h"
-#include "test_util.h"
-#include "kselftest_harness.h"
+#include "gmem_test.h"
 
-FIXTURE(poison) {
-	struct poison_vm p;
-};
+#define NR_PAGES	16
+#define DATA_SIZE	(NR_PAGES * PAGE_SIZE)
+#define NR_RACES	40
 
-FIXTURE_VARIANT(poison) {
+struct memory {
+	const char *name;
 	unsigned long type;
 	bool private;
 };
 
-FIXTURE_VARIANT_ADD(poison, private_memory) {
-	.type = KVM_X86_SW_PROTECTED_VM,
-	.private = true,
+static const struct memory memories[] = {
+	{ "shared, of an ordinary VM", KVM_X86_DEFAULT_VM, false },
+	{ "shared, of a software-protected VM", KVM_X86_SW_PROTECTED_VM, false },
+	{ "private", KVM_X86_SW_PROTECTED_VM, true },
 };
 
-FIXTURE_VARIANT_ADD(poison, shared_memory) {
-	.type = KVM_X86_SW_PROTECTED_VM,
-};
+static u64 lost;
 
-FIXTURE_VARIANT_ADD(poison, default_vm) {
-	.type = VM_TYPE_DEFAULT,
+static bool in_place(void)
+{
+	return kvm_check_cap(KVM_CAP_GUEST_MEMFD_MEMORY_ATTRIBUTES) & PRIVATE;
+}
+
+/* Shared memory of a VM with private memory is the guest_memfd's only in place. */
+static bool is_supported(const struct memory *m)
+{
+	return (kvm_check_cap(KVM_CAP_VM_TYPES) & BIT(m->type)) &&
+	       (m->type == KVM_X86_DEFAULT_VM || m->private || in_place());
+}
+
+static void create_vm(const struct memory *m)
+{
+	bool mmap = !m->private || in_place();
+	int r;
+
+	/* Without a signal for errors before they matter. */
+	r = prctl(PR_MCE_KILL, PR_MCE_KILL_SET, PR_MCE_KILL_LATE, 0, 0);
+	TEST_ASSERT(!r, __KVM_SYSCALL_ERROR("prctl(PR_MCE_KILL)", r));
+
+	lost = hwpoison_lost_memory();
+	__gmem_vm_create(g, m->type, mmap ? GUEST_MEMFD_FLAG_MMAP |
+					    GUEST_MEMFD_FLAG_INIT_SHARED : 0, NR_PAGES);
+	if (m->private && in_place())
+		gmem_make_private(g, 0, NR_PAGES);
+	else if (m->private)
+		vm_set_memory_attributes(g->vm, GMEM_GPA, DATA_SIZE, PRIVATE);
+}
+
+/* If invalidations that began did not all end, no page could be mapped anew. */
+static void free_vm(void)
+{
+	int i;
+
+	gmem_punch_hole(g, 0, NR_PAGES);
+	for (i = 0; i < NR_PAGES; i++)
+		TEST_ASSERT_EQ(gmem_read(g, i), 0);
+	TEST_ASSERT_EQ(hwpoison_unpoison_all(), 0);
+	TEST_ASSERT_EQ(hwpoison_lost_memory(), lost);
+	gmem_vm_free(g);
+}
+
+FIXTURE(poison) {
 };
 
 FIXTURE_SETUP(poison)
 {
-	bool in_place = kvm_check_cap(KVM_CAP_GUEST_MEMFD_MEMORY_ATTRIBUTES) &
-			KVM_MEMORY_ATTRIBUTE_PRIVATE;
-	u64 flags = GUEST_MEMFD_FLAG_MMAP | GUEST_MEMFD_FLAG_INIT_SHARED;
-	struct poison_vm *p = &self->p;
-	const char *reason = hwpoison_unsupported();
-
-	if (!reason && !hwpoison_can_alloc_gmem_page())
-		reason = "no tracepoint to tell the pfn of private memory";
-
-	if (!reason && !(kvm_check_cap(KVM_CAP_VM_TYPES) & BIT(variant->type)))
-		reason = "no software-protected VMs (they need nested paging)";
-
-	if (!reason && variant->type == KVM_X86_SW_PROTECTED_VM &&
-	    !variant->private && !in_place)
-		reason = "shared memory is not guest_memfd's without in-place conversion";
-
-	if (reason)
-		SKIP(exit(KSFT_SKIP), "%s", reason);
-
-	poison_vm_create(p, variant->type,
-			 variant->private && !in_place ? 0 : flags);
-	if (variant->private && in_place)
-		gmem_set_private(p->g.fd, 0, POISON_VM_SIZE);
-	else if (variant->private)
-		vm_mem_set_private(p->g.vm, GMEM_VM_GPA, POISON_VM_SIZE);
 }
 
 FIXTURE_TEARDOWN(poison)
 {
-	poison_vm_free(&self->p);
 }
 
-TEST_F(poison, leaves_the_guest)
+/* Do it in a VM with each kind of memory that there is. */
+#define TEST_MEMORIES(test)							\
+static void test_##test(struct __test_metadata *_metadata, bool private);	\
+TEST_F_TIMEOUT(poison, test, 180)						\
+{										\
+	const struct memory *m;							\
+										\
+	for (m = memories; m < memories + ARRAY_SIZE(memories); m++) {		\
+		if (!is_supported(m))						\
+			continue;						\
+		TH_LOG("memory: %s", m->name);					\
+		create_vm(m);							\
+		test_##test(_metadata, m->private);				\
+		free_vm();							\
+	}									\
+}										\
+static void test_##test(struct __test_metadata *_metadata, bool private)
+
+static u64 alloc_page(int page)
 {
-	struct poison_vm *p = &self->p;
-	u64 pfn = poison_vm_alloc(p, 3);
-	u64 value = 0;
+	return hwpoison_alloc_gmem_page(g->fd, page * PAGE_SIZE);
+}
 
-	/* Before the error, nothing keeps the guest away. */
-	ASSERT_EQ(0x2222, gmem_vm_write(&p->g, 2, 0x2222));
-	ASSERT_EQ(0x3333, gmem_vm_write(&p->g, 3, 0x3333));
-	ASSERT_EQ(0x4444, gmem_vm_write(&p->g, 4, 0x4444));
-	ASSERT_EQ(0, __gmem_vm_read(&p->g, 3, &value));
-	ASSERT_EQ(0x3333, value);
+TEST_MEMORIES(mapped_page)
+{
+	u64 pfn = alloc_page(3);
+	int i;
 
-	EXPECT_EQ(0, poison_vm_strike(p, pfn));
-	EXPECT_EQ(p->lost + PAGE_SIZE, hwpoison_lost_memory());
-	ASSERT_TRUE(poison_vm_refuses(p, 3, variant->private));
-	ASSERT_TRUE(poison_vm_refuses(p, 3, variant->private));
+	for (i = 2; i < 5; i++)
+		ASSERT_EQ(0x100 + i, gmem_write(g, i, 0x100 + i));
 
-	ASSERT_EQ(0x2222, gmem_vm_read(&p->g, 2));
-	ASSERT_EQ(0x4444, gmem_vm_read(&p->g, 4));
-	ASSERT_EQ(0x5555, gmem_vm_write(&p->g, 5, 0x5555));
-	ASSERT_EQ(0x2020, gmem_vm_write(&p->g, 2, 0x2020));
+	ASSERT_EQ(0, hwpoison_inject(pfn));
+	EXPECT_EQ(lost + PAGE_SIZE, hwpoison_lost_memory());
+	ASSERT_TRUE(gmem_refuses(g, 3, private));
+	ASSERT_TRUE(gmem_refuses(g, 3, private));
+
+	ASSERT_EQ(0x102, gmem_read(g, 2));
+	ASSERT_EQ(0x104, gmem_read(g, 4));
+	ASSERT_EQ(0x5555, gmem_write(g, 5, 0x5555));
+	ASSERT_EQ(0x2020, gmem_write(g, 2, 0x2020));
 }
 
 /* What keeps the guest away is the page, not what KVM remembers. */
-TEST_F(poison, is_found_by_first_touch)
+TEST_MEMORIES(first_touch)
 {
-	struct poison_vm *p = &self->p;
+	ASSERT_EQ(0, hwpoison_inject(alloc_page(0)));
+	ASSERT_TRUE(gmem_refuses(g, 0, private));
 
-	EXPECT_EQ(0, poison_vm_strike(p, poison_vm_alloc(p, 0)));
-	ASSERT_TRUE(poison_vm_refuses(p, 0, variant->private));
-
-	vm_set_user_memory_region2(p->g.vm, GMEM_VM_SLOT, KVM_MEM_GUEST_MEMFD,
-				   GMEM_VM_GPA, 0, NULL, p->g.fd, 0);
-	vm_set_user_memory_region2(p->g.vm, GMEM_VM_SLOT, KVM_MEM_GUEST_MEMFD,
-				   GMEM_VM_GPA, POISON_VM_SIZE, p->g.mem, p->g.fd, 0);
-	ASSERT_TRUE(poison_vm_refuses(p, 0, variant->private));
-	ASSERT_EQ(0x1111, gmem_vm_write(&p->g, 1, 0x1111));
-}
-
-TEST_F(poison, punch_hole_is_the_way_back)
-{
-	struct poison_vm *p = &self->p;
-	u64 pfn = poison_vm_alloc(p, 3);
-
-	if (!variant->private)
-		*gmem_vm_hva(&p->g, 3) = 0x1111;
-	ASSERT_EQ(0x1111, gmem_vm_write(&p->g, 3, 0x1111));
-
-	EXPECT_EQ(0, poison_vm_strike(p, pfn));
-	ASSERT_TRUE(poison_vm_refuses(p, 3, variant->private));
-	if (!variant->private)
-		TEST_EXPECT_SIGBUS((void)READ_ONCE(*gmem_vm_hva(&p->g, 3)));
-
-	/* Until now the file has kept the page, and everybody away from it. */
-	poison_vm_punch_hole(p, 3, 1);
-	ASSERT_EQ(0, gmem_vm_read(&p->g, 3));
-	ASSERT_EQ(0x2222, gmem_vm_write(&p->g, 3, 0x2222));
-	if (!variant->private) {
-		ASSERT_EQ(0x2222, *gmem_vm_hva(&p->g, 3));
-		ASSERT_NE(pfn, gmem_vm_host_pfn(&p->g, 3));
-	}
-
-	ASSERT_TRUE(hwpoison_page_flags(pfn) & BIT_ULL(KPF_HWPOISON));
-	ASSERT_EQ(0, hwpoison_unpoison(pfn));
-	ASSERT_FALSE(hwpoison_page_flags(pfn) & BIT_ULL(KPF_HWPOISON));
-	ASSERT_EQ(p->lost, hwpoison_lost_memory());
-	p->nr_pfns = 0;
+	gmem_set_slot(g, GMEM_SLOT, 0, 0, 0);
+	gmem_set_slot(g, GMEM_SLOT, 0, NR_PAGES, 0);
+	ASSERT_TRUE(gmem_refuses(g, 0, private));
+	ASSERT_EQ(0x1111, gmem_write(g, 1, 0x1111));
 }
 
 /*
- * Freed pages go to a CPU's list first, from where they are taken back when
- * the next page of the same zone is unpoisoned: that is for most of them.
+ * Freed pages go to a CPU's list first, from where they are taken back when the
+ * next page of the same zone is unpoisoned: that is for most of them.
  */
-TEST_F(poison, pages_return_to_the_allocator)
+TEST_MEMORIES(free_pages)
 {
-	struct poison_vm *p = &self->p;
-	int i, nr_failed = 0, nr_free = 0;
+	int i, nr_free = 0;
+	u64 pfns[NR_PAGES];
 
-	for (i = 0; i < POISON_VM_PAGES; i++) {
-		nr_failed += !!poison_vm_strike(p, poison_vm_alloc(p, i));
-		ASSERT_TRUE(poison_vm_refuses(p, i, variant->private));
+	for (i = 0; i < NR_PAGES; i++) {
+		pfns[i] = alloc_page(i);
+		ASSERT_EQ(0, hwpoison_inject(pfns[i]));
+		ASSERT_TRUE(gmem_refuses(g, i, private));
+		if (!private)
+			TEST_EXPECT_SIGBUS((void)READ_ONCE(*gmem_hva(g, i)));
+		ASSERT_TRUE(hwpoison_page_flags(pfns[i]) & BIT_ULL(KPF_HWPOISON));
 	}
-	EXPECT_EQ(0, nr_failed);
-	ASSERT_EQ(p->lost + POISON_VM_SIZE, hwpoison_lost_memory());
+	ASSERT_EQ(lost + DATA_SIZE, hwpoison_lost_memory());
 
-	poison_vm_punch_hole(p, 0, POISON_VM_PAGES);
-	ASSERT_EQ(0, poison_vm_unpoison(p));
-	for (i = 0; i < POISON_VM_PAGES; i++)
-		nr_free += !!(hwpoison_page_flags(p->pfns[i]) & BIT_ULL(KPF_BUDDY));
-	ASSERT_LE(POISON_VM_PAGES / 2, nr_free);
+	gmem_punch_hole(g, 0, NR_PAGES);
+	ASSERT_EQ(0, hwpoison_unpoison_all());
+	for (i = 0; i < NR_PAGES; i++) {
+		ASSERT_FALSE(hwpoison_page_flags(pfns[i]) & BIT_ULL(KPF_HWPOISON));
+		nr_free += !!(hwpoison_page_flags(pfns[i]) & BIT_ULL(KPF_BUDDY));
+	}
+	ASSERT_LE(NR_PAGES / 2, nr_free);
 }
 
-static void *guest_reads_once(void *arg)
-{
-	struct racer *racer = arg;
-	u64 value = 0;
+/* A guest that reads a page, once or until it fails. */
+static struct {
+	pthread_barrier_t barrier;
+	int page;
+	bool once;
+	int nr_reads;
+	int err;
+} reader;
 
-	racer_ready(racer);
-	racer->r = __gmem_vm_read(&racer->p->g, racer->page, &value);
-	racer->err = errno;
+static void *read_page(void *arg)
+{
+	u64 value;
+
+	pthread_barrier_wait(&reader.barrier);
+	do {
+		reader.err = __gmem_read(g, reader.page, &value) ? errno : 0;
+		WRITE_ONCE(reader.nr_reads, reader.nr_reads + 1);
+	} while (!reader.once && !reader.err);
 	return NULL;
 }
 
-TEST_F_TIMEOUT(poison, strikes_a_fault_in_flight, 180)
+/*
+ * If others may be looking at the page, with a reference, memory_failure() cannot
+ * rule out that it is still in use, and reports it as busy though it has done all
+ * there is to do.  Return how often.
+ */
+static int strike_while_read(struct __test_metadata *_metadata, bool private, bool once)
 {
-	struct poison_vm *p = &self->p;
-	struct racer racer = { .p = p };
-	int i, nr_refused = 0;
+	int i, r, nr_busy = 0, nr_refused = 0;
+	pthread_t thread;
 	u64 pfn;
 
-	for (i = 0; i < POISON_VM_RACES; i++) {
-		racer.page = i % POISON_VM_PAGES;
-		poison_vm_punch_hole(p, racer.page, 1);
-		pfn = poison_vm_alloc(p, racer.page);
+	reader.once = once;
+	pthread_barrier_init(&reader.barrier, NULL, 2);
+	for (i = 0; i < NR_RACES; i++) {
+		reader.page = i % NR_PAGES;
+		reader.nr_reads = 0;
+		gmem_punch_hole(g, reader.page, 1);
+		pfn = alloc_page(reader.page);
 
-		racer_start(&racer, guest_reads_once);
-		usleep(i * 15);
-		ASSERT_TRUE(poison_vm_strike_in_race(p, pfn));
-		racer_join(&racer);
+		kvm_pthread_create(&thread, NULL, read_page, NULL);
+		pthread_barrier_wait(&reader.barrier);
+		if (once)
+			usleep(i * 15);
+		while (!once && READ_ONCE(reader.nr_reads) < 3)
+			usleep(100);
 
-		if (racer.r) {
-			ASSERT_TRUE(poison_vm_is_exit(p, racer.page,
-						      variant->private,
-						      racer.r, racer.err));
-			nr_refused++;
-		}
-		ASSERT_TRUE(poison_vm_refuses(p, racer.page, variant->private));
+		r = hwpoison_inject(pfn);
+		ASSERT_TRUE(!r || r == -EBUSY);
+		nr_busy += !!r;
+		kvm_pthread_join(thread, NULL);
+		if (reader.err)
+			ASSERT_TRUE(gmem_is_refused(g, reader.page, private, reader.err));
+		nr_refused += !!reader.err;
+		ASSERT_TRUE(gmem_refuses(g, reader.page, private));
 	}
-	TH_LOG("%d of %d accesses came too late, %d pages were busy",
-	       nr_refused, i, p->nr_busy);
-	ASSERT_GT(POISON_VM_RACES / 12, p->nr_busy);
+	TH_LOG("%d of %d were refused, %d pages were busy", nr_refused, i, nr_busy);
+	return nr_busy;
 }
 
-static void *guest_reads_on(void *arg)
+TEST_MEMORIES(fault_in_flight)
 {
-	struct racer *racer = arg;
-	u64 value = 0;
-
-	racer_ready(racer);
-	while (!racer->r) {
-		racer->r = __gmem_vm_read(&racer->p->g, racer->page, &value);
-		racer->err = errno;
-		WRITE_ONCE(racer->nr_done, racer->nr_done + 1);
-	}
-	return NULL;
+	ASSERT_GT(NR_RACES / 12, strike_while_read(_metadata, private, true));
 }
 
 /*
  * Its mapping goes away in the middle of memory_failure(), which has to find no
  * more users than before when it looks for them a moment later.
  */
-TEST_F_TIMEOUT(poison, strikes_a_page_that_is_being_read, 180)
+TEST_MEMORIES(page_being_read)
 {
-	struct poison_vm *p = &self->p;
-	struct racer racer = { .p = p };
-	u64 pfn;
-	int i;
-
-	for (i = 0; i < POISON_VM_RACES; i++) {
-		racer.page = i % POISON_VM_PAGES;
-		poison_vm_punch_hole(p, racer.page, 1);
-		pfn = poison_vm_alloc(p, racer.page);
-
-		racer_start(&racer, guest_reads_on);
-		while (READ_ONCE(racer.nr_done) < 3)
-			usleep(100);
-		ASSERT_TRUE(poison_vm_strike_in_race(p, pfn));
-		racer_join(&racer);
-
-		ASSERT_TRUE(poison_vm_is_exit(p, racer.page, variant->private,
-					      racer.r, racer.err));
-	}
-	TH_LOG("%d of %d pages were busy", p->nr_busy, i);
-	ASSERT_GT(POISON_VM_RACES / 8, p->nr_busy);
+	ASSERT_GT(NR_RACES / 8, strike_while_read(_metadata, private, false));
 }
 
-TEST_HARNESS_MAIN
+static const char *unsupported(void)
+{
+	if (!hwpoison_can_alloc_gmem_page())
+		return "no tracepoint that reports the pfn of private memory";
+
+	return hwpoison_unsupported();
+}
+
+GMEM_TEST_MAIN(unsupported())

@@ -1,235 +1,122 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
  * Test that no signal but a fatal one ends a conversion of guest_memfd memory,
- * nor keeps it from making progress.
+ * nor keeps it from making progress; that signals reach tasks which wait for a
+ * conversion; and that a VMM can be killed in the middle of conversions.
  */
-#include <errno.h>
-#include <pthread.h>
-#include <signal.h>
-#include <stdlib.h>
-#include <string.h>
-#include <sys/ioctl.h>
-#include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/syscall.h>
-#include <sys/wait.h>
-#include <time.h>
-#include <unistd.h>
 
-#include <linux/falloc.h>
+#include "gmem_test.h"
 
-#include "gmem_util.h"
-#include "gmem_vm.h"
-#include "hwpoison.h"
-#include "kvm_util.h"
-#include "processor.h"
-#include "test_util.h"
-#include "userfaultfd_util.h"
-#include "kselftest_harness.h"
-
-#define PRIVATE		KVM_MEMORY_ATTRIBUTE_PRIVATE
-#define GARBAGE		0x5a5a5a5a5a5a5a5aull
 #define NR_PAGES	16
-
-/* Present and mapped, these take long enough to convert to be interrupted. */
-#define BIG_PAGES	65536
-#define BIG_SIZE	((u64)BIG_PAGES * PAGE_SIZE)
-
-/* To hear of a pin, or of a death, on slow machines too. */
-#define SOON_MS		400
-
-FIXTURE(signals) {
-	struct gmem_vm g;
-	struct gmem_vm big;	/* another file of the same VM */
-};
-
-FIXTURE_SETUP(signals)
-{
-	const char *reason = gmem_vm_unsupported();
-
-	if (reason)
-		SKIP(exit(KSFT_SKIP), "%s", reason);
-
-	gmem_vm_create(&self->g, NR_PAGES);
-	self->big = (struct gmem_vm) {
-		.vm = self->g.vm,
-		.nr_pages = BIG_PAGES,
-		.fd = vm_create_guest_memfd(self->g.vm, BIG_SIZE,
-					    GUEST_MEMFD_FLAG_MMAP |
-					    GUEST_MEMFD_FLAG_INIT_SHARED),
-	};
-	self->big.mem = kvm_mmap(BIG_SIZE, PROT_READ | PROT_WRITE, MAP_SHARED,
-				 self->big.fd);
-}
-
-FIXTURE_TEARDOWN(signals)
-{
-	kvm_munmap(self->big.mem, BIG_SIZE);
-	kvm_close(self->big.fd);
-	gmem_vm_free(&self->g);
-}
-
-static u64 private_pages(int fd)
-{
-	return gmem_read_fdinfo(getpid(), fd).private / PAGE_SIZE;
-}
+#define NR_VCPUS	2
 
 /*
- * A signal that is pending when the request begins: sent while the kernel waits
- * for the page that the struct is in.
+ * Present, these take long enough to convert to be interrupted, or waited for.
+ * Waiters don't map them: a process that dies has to wait while others unmap
+ * pages of a file that it has mapped, too (for i_mmap_rwsem), which is not what
+ * is tested here.
  */
-static struct {
-	pthread_t caller;
-	struct kvm_memory_attributes2 *page;
-	char contents[PAGE_SIZE];
-} pending;
+#define BIG_PAGES	131072
+#define BIG_SIZE	(BIG_PAGES * PAGE_SIZE)
+#define MAPPED_PAGES	(BIG_PAGES / 2)
+#define MAPPED_SIZE	(MAPPED_PAGES * PAGE_SIZE)
 
-static int signal_and_resolve(int uffd_mode, int uffd, struct uffd_msg *msg)
+/* How long a process may take to die, on slow machines too. */
+#define SOON_MS		400
+
+/* Another file of the same VM. */
+static struct gmem_vm big;
+
+FIXTURE(signal) {
+};
+
+FIXTURE_SETUP(signal)
 {
-	struct uffdio_copy copy = {
-		.dst = (u64)pending.page,
-		.src = (u64)pending.contents,
-		.len = PAGE_SIZE,
-	};
-
-	/* With a signal pending, the kernel tries again and again meanwhile. */
-	pthread_kill(pending.caller, SIGALRM);
-	return ioctl(uffd, UFFDIO_COPY, &copy) && errno != EEXIST ? -1 : 0;
+	gmem_vm_create(g, NR_PAGES);
+	big = *g;
+	big.nr_pages = MAPPED_PAGES;
+	big.fd = gmem_create_shared(g, MAPPED_SIZE);
+	big.mem = kvm_mmap(MAPPED_SIZE, PROT_READ | PROT_WRITE, MAP_SHARED, big.fd);
 }
 
-static int convert_with_signal_pending(struct gmem_vm *g, int page, int nr,
-				       u64 attributes, int *error_page)
+FIXTURE_TEARDOWN(signal)
 {
-	struct kvm_memory_attributes2 *attrs = (void *)pending.contents;
-	struct uffd_desc *uffd;
-	int r;
-
-	pending.caller = pthread_self();
-	pending.page = kvm_mmap(PAGE_SIZE, PROT_READ | PROT_WRITE,
-				MAP_PRIVATE | MAP_ANONYMOUS, -1);
-	*attrs = (struct kvm_memory_attributes2) {
-		.offset = page * PAGE_SIZE,
-		.size = nr * PAGE_SIZE,
-		.attributes = attributes,
-		.error_offset = GARBAGE,
-	};
-
-	uffd = uffd_setup_demand_paging(UFFDIO_REGISTER_MODE_MISSING, 0,
-					pending.page, PAGE_SIZE, 1,
-					signal_and_resolve);
-	r = ioctl(g->fd, KVM_SET_MEMORY_ATTRIBUTES2, pending.page) ? errno : 0;
-	uffd_stop_demand_paging(uffd);
-
-	*error_page = pending.page->error_offset == GARBAGE ? -1 :
-		      pending.page->error_offset / PAGE_SIZE;
-	kvm_munmap(pending.page, PAGE_SIZE);
-	return r;
+	kvm_munmap(big.mem, MAPPED_SIZE);
+	kvm_close(big.fd);
+	gmem_vm_free(g);
 }
 
-TEST_F_TIMEOUT(signals, pending, 120)
+static u64 private_pages(struct gmem_vm *vm)
 {
-	struct gmem_vm *g = &self->big;
-	int error_page, pin, i, uffd;
-	u64 pfn;
+	return gmem_read_fdinfo(getpid(), vm->fd).private / PAGE_SIZE;
+}
 
-	uffd = syscall(__NR_userfaultfd, O_CLOEXEC);
-	if (uffd < 0)
-		SKIP(return, "no userfaultfd");
-	close(uffd);
-	ignore_signal(SIGALRM, 0);
-	kvm_fallocate(g->fd, FALLOC_FL_KEEP_SIZE, 0, BIG_SIZE);
+/* Signals come while a conversion waits for a pin, and during a long walk. */
+static void convert_under_signals(struct __test_metadata *_metadata)
+{
+	int pin, i;
 
-	ASSERT_EQ(0, convert_with_signal_pending(g, 8, 8, PRIVATE, &error_page));
-	ASSERT_EQ(-1, error_page);
-	ASSERT_EQ(8, private_pages(g->fd));
-	ASSERT_EQ(0, convert_with_signal_pending(g, 8, 8, PRIVATE, &error_page));
-	ASSERT_EQ(0, convert_with_signal_pending(g, 8, 8, 0, &error_page));
-	ASSERT_EQ(0, private_pages(g->fd));
-
-	/* Many pages, and many ranges. */
-	ASSERT_EQ(0, convert_with_signal_pending(g, 0, BIG_PAGES, PRIVATE,
-						 &error_page));
-	ASSERT_EQ(BIG_PAGES, private_pages(g->fd));
-	for (i = 1; i < 1024; i += 2)
-		gmem_set_shared(g->fd, i * PAGE_SIZE, PAGE_SIZE);
-	ASSERT_EQ(0, convert_with_signal_pending(g, 0, BIG_PAGES, 0, &error_page));
-	ASSERT_EQ(0, private_pages(g->fd));
-	ASSERT_EQ(-1, error_page);
-
-	/* Errors are what they are without a signal. */
-	if (!hwpoison_unsupported()) {
-		pfn = gmem_vm_host_pfn(g, 200);
-		ASSERT_EQ(0, gmem_vm_poison(g, 200));
-		ASSERT_EQ(EHWPOISON, convert_with_signal_pending(g, 0, 256, PRIVATE,
-								 &error_page));
-		ASSERT_EQ(200, error_page);
-		kvm_fallocate(g->fd, FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE,
-			      200 * PAGE_SIZE, PAGE_SIZE);
-		hwpoison_unpoison(pfn);
-	}
-	if (gmem_vm_can_pin()) {
-		pin = gmem_vm_pin(g, BIG_PAGES - 1, 1);
-		ASSERT_LE(0, pin);
-		ASSERT_EQ(EAGAIN, convert_with_signal_pending(g, 0, BIG_PAGES, PRIVATE,
-							      &error_page));
-		ASSERT_EQ(BIG_PAGES - 1, error_page);
+	for (i = 0; i < 4 && gmem_can_pin(); i++) {
+		*gmem_hva(g, i) = 1;
+		pin = gmem_pin(g, i, 1);
+		ASSERT_REFUSED(EAGAIN, i, 0, NR_PAGES);
+		ASSERT_EQ(0, private_pages(g));
 		kvm_close(pin);
-	}
-	ASSERT_EQ(0, private_pages(g->fd));
-}
-
-/* What signals find: a wait for a pin, and a long walk. */
-static void convert_under_signals(struct __test_metadata *_metadata,
-				  struct gmem_vm *g, struct gmem_vm *big)
-{
-	int pin, error_page, i;
-	struct timespec start;
-	pthread_t thread;
-
-	for (i = 0; i < 4 && gmem_vm_can_pin(); i++) {
-		*gmem_vm_hva(g, i) = 1;
-		pin = gmem_vm_pin(g, i, 1);
-		ASSERT_LE(0, pin);
-		ASSERT_EQ(EAGAIN, gmem_vm_convert(g, 0, NR_PAGES, PRIVATE, &error_page));
-		ASSERT_EQ(i, error_page);
-		ASSERT_EQ(0, private_pages(g->fd));
 
 		/* It waits as long as it does without them. */
-		close_later(&thread, pin, 50);
-		ASSERT_EQ(0, gmem_vm_convert(g, 0, NR_PAGES, PRIVATE, &error_page));
-		kvm_pthread_join(thread, NULL);
-		gmem_set_shared(g->fd, 0, NR_PAGES * PAGE_SIZE);
+		ASSERT_EQ(0, convert_during_unpin(i));
+		gmem_make_shared(g, 0, NR_PAGES);
 	}
 
 	for (i = 0; i < 2; i++) {
-		madvise(big->mem, BIG_SIZE, MADV_POPULATE_WRITE);
-		start = time_now();
-		ASSERT_EQ(0, gmem_vm_convert(big, 0, BIG_PAGES, PRIVATE, &error_page));
-		TH_LOG("%d pages converted in %lu ms", BIG_PAGES, elapsed_ms(start));
-		ASSERT_EQ(BIG_PAGES, private_pages(big->fd));
-		ASSERT_EQ(0, gmem_vm_convert(big, 0, BIG_PAGES, 0, &error_page));
-		ASSERT_EQ(0, private_pages(big->fd));
+		madvise(big.mem, MAPPED_SIZE, MADV_POPULATE_WRITE);
+		ASSERT_EQ(0, gmem_convert(&big, 0, MAPPED_PAGES, PRIVATE));
+		ASSERT_EQ(MAPPED_PAGES, private_pages(&big));
+		ASSERT_EQ(0, gmem_convert(&big, 0, MAPPED_PAGES, SHARED));
+		ASSERT_EQ(0, private_pages(&big));
+	}
+
+	if (!hwpoison_unsupported()) {
+		ASSERT_EQ(0, gmem_poison(&big, MAPPED_PAGES - 1));
+		ASSERT_EQ(EHWPOISON, gmem_convert(&big, 0, MAPPED_PAGES, PRIVATE));
+		ASSERT_EQ(MAPPED_PAGES - 1, big.error_page);
+		gmem_punch_hole(&big, MAPPED_PAGES - 1, 1);
+		ASSERT_EQ(0, hwpoison_unpoison_all());
 	}
 }
 
-TEST_F_TIMEOUT(signals, handler, 120)
+static void convert_under_alarm(struct __test_metadata *_metadata, int flags)
 {
-	ignore_signal(SIGALRM, 0);
-	set_alarm(2000, 2000);
-	convert_under_signals(_metadata, &self->g, &self->big);
-	set_alarm(0, 0);
+	int i;
+
+	ignore_signal(SIGALRM, flags);
+	set_alarm(2000);
+	convert_under_signals(_metadata);
+
+	/* So many that there is one during each short request, at any point. */
+	set_alarm(100);
+	for (i = 0; i < 500; i++) {
+		ASSERT_CONVERTED(0, NR_PAGES, PRIVATE);
+		ASSERT_CONVERTED(i % 8, 8, SHARED);
+		ASSERT_CONVERTED(0, NR_PAGES, SHARED);
+	}
+	set_alarm(0);
 }
 
-TEST_F_TIMEOUT(signals, sa_restart, 120)
+TEST_F_TIMEOUT(signal, handler, 120)
 {
-	ignore_signal(SIGALRM, SA_RESTART);
-	set_alarm(2000, 2000);
-	convert_under_signals(_metadata, &self->g, &self->big);
-	set_alarm(0, 0);
+	convert_under_alarm(_metadata, 0);
+}
+
+TEST_F_TIMEOUT(signal, sa_restart, 120)
+{
+	convert_under_alarm(_metadata, SA_RESTART);
 }
 
 /* Job control runs no handler.  The cgroup freezer and suspend look the same. */
-TEST_F_TIMEOUT(signals, sigstop, 120)
+TEST_F_TIMEOUT(signal, sigstop, 120)
 {
 	bool *done = kvm_mmap(PAGE_SIZE, PROT_READ | PROT_WRITE,
 			      MAP_SHARED | MAP_ANONYMOUS, -1);
@@ -245,58 +132,327 @@ TEST_F_TIMEOUT(signals, sigstop, 120)
 		}
 		_exit(0);
 	}
-	convert_under_signals(_metadata, &self->g, &self->big);
+	convert_under_signals(_metadata);
 
 	WRITE_ONCE(*done, true);
 	ASSERT_EQ(pid, waitpid(pid, NULL, 0));
 	kvm_munmap(done, PAGE_SIZE);
 }
 
-/* Return how long it took until the process was dead. */
-static u64 kill_converter(struct gmem_vm *g)
+/* Kill a process, and return how long it took. */
+static u64 kill_ms(pid_t pid)
 {
-	struct timespec start;
-	int error_page, status;
-	pid_t pid = fork();
+	struct timespec start = time_now();
+	int status;
 
-	if (!pid) {
-		for (;;) {
-			gmem_vm_convert(g, 0, g->nr_pages, PRIVATE, &error_page);
-			gmem_vm_convert(g, 0, g->nr_pages, 0, &error_page);
-		}
-	}
-	usleep(100000);
-	start = time_now();
 	kill(pid, SIGKILL);
 	TEST_ASSERT(waitpid(pid, &status, 0) == pid && WIFSIGNALED(status),
 		    "The process was not killed, status 0x%x", status);
 	return elapsed_ms(start);
 }
 
-TEST_F_TIMEOUT(signals, sigkill, 120)
+static u64 kill_converter(struct gmem_vm *vm)
 {
-	int pin = -1, i;
-	u64 ms;
+	pid_t pid = fork();
 
-	/* At large requests, and at waiting. */
-	for (i = 0; i < 4; i++) {
-		madvise(self->big.mem, BIG_SIZE, MADV_POPULATE_WRITE);
-		ms = kill_converter(&self->big);
-		EXPECT_GT(SOON_MS, ms);
-		ASSERT_EQ(1, gmem_read_fdinfo(getpid(), self->big.fd).ranges);
-		gmem_set_shared(self->big.fd, 0, BIG_SIZE);
+	while (!pid) {
+		gmem_convert(vm, 0, vm->nr_pages, PRIVATE);
+		gmem_convert(vm, 0, vm->nr_pages, SHARED);
 	}
-	for (i = 0; i < 4 && gmem_vm_can_pin(); i++) {
-		*gmem_vm_hva(&self->g, i) = 1;
-		pin = gmem_vm_pin(&self->g, i, 1);
-		ASSERT_LE(0, pin);
-		ms = kill_converter(&self->g);
-		EXPECT_GT(SOON_MS, ms);
-		ASSERT_EQ(0, private_pages(self->g.fd));
+	usleep(100000);
+	return kill_ms(pid);
+}
+
+TEST_F_TIMEOUT(signal, sigkill, 120)
+{
+	int pin, i;
+
+	/* During large requests, and while waiting. */
+	for (i = 0; i < 4; i++) {
+		madvise(big.mem, MAPPED_SIZE, MADV_POPULATE_WRITE);
+		EXPECT_GT(SOON_MS, kill_converter(&big));
+		ASSERT_EQ(1, gmem_read_fdinfo(getpid(), big.fd).ranges);
+		gmem_make_shared(&big, 0, MAPPED_PAGES);
+	}
+	for (i = 0; i < 4 && gmem_can_pin(); i++) {
+		*gmem_hva(g, i) = 1;
+		pin = gmem_pin(g, i, 1);
+		EXPECT_GT(SOON_MS, kill_converter(g));
+		ASSERT_EQ(0, private_pages(g));
 		kvm_close(pin);
-		gmem_set_private(self->g.fd, 0, NR_PAGES * PAGE_SIZE);
-		gmem_set_shared(self->g.fd, 0, NR_PAGES * PAGE_SIZE);
+		gmem_make_private(g, 0, NR_PAGES);
+		gmem_make_shared(g, 0, NR_PAGES);
 	}
 }
 
-TEST_HARNESS_MAIN
+/*
+ * A process with a VM of its own that does something that has to wait for a
+ * conversion, which this process makes.
+ */
+enum waiting_for {
+	VCPU_FAULT,
+	HOST_FAULT,
+	CONVERSION,
+	VMM,		/* anything, until it is killed */
+};
+
+struct waiter {
+	/* Written by the waiter. */
+	int fd;
+	bool ready;
+	bool returned;
+	int err;
+	/* Written by this process. */
+	bool go;
+};
+
+static struct waiter *w;
+static pid_t waiter_pid;
+static int waiter_fd;	/* as this process has it */
+
+FIXTURE(waiter) {
+};
+
+FIXTURE_VARIANT(waiter) {
+	enum waiting_for what;
+	int sig;
+};
+
+FIXTURE_VARIANT_ADD(waiter, vcpu_kick) {
+	.what = VCPU_FAULT,
+	.sig = SIGUSR1,
+};
+
+FIXTURE_VARIANT_ADD(waiter, vcpu_kill) {
+	.what = VCPU_FAULT,
+	.sig = SIGKILL,
+};
+
+FIXTURE_VARIANT_ADD(waiter, host_fault_kill) {
+	.what = HOST_FAULT,
+	.sig = SIGKILL,
+};
+
+FIXTURE_VARIANT_ADD(waiter, conversion_kill) {
+	.what = CONVERSION,
+	.sig = SIGKILL,
+};
+
+FIXTURE_SETUP(waiter)
+{
+	if (nr_cpus() < 2)
+		SKIP(exit(KSFT_SKIP), "only one CPU");
+
+	w = kvm_mmap(PAGE_SIZE, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1);
+}
+
+FIXTURE_TEARDOWN(waiter)
+{
+	kvm_munmap(w, PAGE_SIZE);
+}
+
+/* A file of BIG_PAGES and one more, which is all that the guest has of it. */
+static void run_waiter(enum waiting_for what)
+{
+	u64 *hva;
+
+	pin_self_to_cpu(nth_cpu(1));
+	ignore_signal(SIGUSR1, 0);
+
+	gmem_vm_create(g, 1);
+	gmem_set_slot(g, GMEM_SLOT, 0, 0, 0);
+	g->fd = gmem_create_shared(g, BIG_SIZE + PAGE_SIZE);
+	hva = __kvm_mmap(PAGE_SIZE, PROT_READ | PROT_WRITE, MAP_SHARED, g->fd,
+			 BIG_SIZE);
+	vm_set_user_memory_region2(g->vm, GMEM_SLOT, KVM_MEM_GUEST_MEMFD, GMEM_GPA,
+				   PAGE_SIZE, hva, g->fd, BIG_SIZE);
+	/* From here on each KVM_RUN reads that page. */
+	gmem_read(g, 0);
+
+	w->fd = g->fd;
+	for (;;) {
+		WRITE_ONCE(w->ready, true);
+		while (!READ_ONCE(w->go))
+			usleep(500);
+		WRITE_ONCE(w->go, false);
+
+		if (what == VCPU_FAULT)
+			w->err = __vcpu_run(g->vcpu) ? errno : 0;
+		else if (what == HOST_FAULT)
+			WRITE_ONCE(*hva, 1);
+		else
+			gmem_convert(g, BIG_PAGES, 1, PRIVATE);
+		WRITE_ONCE(w->returned, true);
+	}
+}
+
+static void *vmm_convert(void *arg)
+{
+	struct kvm_random_state rng = new_kvm_random_state(kvm_random_seed ^ getpid());
+	int page, nr;
+
+	for (;;) {
+		page = kvm_random_u32(&rng) % NR_PAGES;
+		nr = 1 + kvm_random_u32(&rng) % (NR_PAGES - page);
+		gmem_convert(g, page, nr, kvm_random_bool(&rng) ? PRIVATE : SHARED);
+		gmem_host_can_access(g, page, nr);
+	}
+	return NULL;
+}
+
+static void run_vmm(void)
+{
+	struct gmem_hammer hammers[NR_VCPUS];
+	pthread_t thread;
+
+	gmem_vm_create(g, NR_PAGES);
+	gmem_hammer_start(g, hammers, NR_VCPUS, HAMMER_RETRY);
+	kvm_pthread_create(&thread, NULL, vmm_convert, NULL);
+	w->fd = g->fd;
+	WRITE_ONCE(w->ready, true);
+	vmm_convert(NULL);
+}
+
+static void fork_waiter(enum waiting_for what)
+{
+	int pidfd;
+
+	memset(w, 0, sizeof(*w));
+	waiter_pid = fork();
+	TEST_ASSERT(waiter_pid >= 0, __KVM_SYSCALL_ERROR("fork()", waiter_pid));
+	if (!waiter_pid) {
+		prctl(PR_SET_PDEATHSIG, SIGKILL);
+		if (what == VMM)
+			run_vmm();
+		else
+			run_waiter(what);
+	}
+	while (!READ_ONCE(w->ready))
+		usleep(1000);
+
+	pidfd = syscall(SYS_pidfd_open, waiter_pid, 0);
+	waiter_fd = syscall(SYS_pidfd_getfd, pidfd, w->fd, 0);
+	TEST_ASSERT(waiter_fd >= 0, __KVM_SYSCALL_ERROR("pidfd_getfd()", waiter_fd));
+	kvm_close(pidfd);
+}
+
+struct conversion {
+	int fd;
+	struct timespec start;
+	struct timespec end;
+};
+
+static void *convert_big(void *arg)
+{
+	struct conversion *c = arg;
+
+	pin_self_to_cpu(nth_cpu(0));
+	c->start = time_now();
+	gmem_set_private(c->fd, 0, BIG_SIZE);
+	c->end = time_now();
+	return NULL;
+}
+
+static s64 ms_between(struct timespec from, struct timespec to)
+{
+	return (timespec_to_ns(to) - timespec_to_ns(from)) / 1000000;
+}
+
+/*
+ * Send a signal to the waiter in the middle of a conversion, which should take
+ * @whole_ms, corrected if it doesn't.  Return how long it took until the signal
+ * had an effect, as a percentage of what was left of the conversion; -1 if the
+ * waiter didn't have to wait.
+ */
+static int signal_in_the_middle(u64 *whole_ms, int sig)
+{
+	struct conversion c = { .fd = waiter_fd };
+	struct timespec sent, seen;
+	pthread_t thread;
+	bool returned;
+	s64 left;
+
+	kvm_pthread_create(&thread, NULL, convert_big, &c);
+	usleep(*whole_ms * 1000 / 4);
+	WRITE_ONCE(w->go, true);
+	usleep(*whole_ms * 1000 / 8);
+
+	returned = READ_ONCE(w->returned);
+	sent = time_now();
+	if (sig == SIGKILL) {
+		kill_ms(waiter_pid);
+	} else {
+		kill(waiter_pid, sig);
+		while (!READ_ONCE(w->returned))
+			usleep(1000);
+	}
+	seen = time_now();
+	kvm_pthread_join(thread, NULL);
+
+	*whole_ms = ms_between(c.start, c.end);
+	left = ms_between(sent, c.end);
+	if (returned || left < (s64)*whole_ms / 4)
+		return -1;
+	return ms_between(sent, seen) * 100 / left;
+}
+
+/* Timing is up to chance where others use the CPUs, so try several times. */
+TEST_F_TIMEOUT(waiter, signal, 300)
+{
+	int i, percent = -1;
+	u64 whole_ms = 0;
+
+	/* The first round takes the time of a conversion. */
+	for (i = 0; i < 6 && (percent < 0 || percent > 50); i++) {
+		fork_waiter(variant->what);
+		kvm_fallocate(waiter_fd, FALLOC_FL_KEEP_SIZE, 0, BIG_SIZE);
+		/* Have the waiter fault again. */
+		kvm_fallocate(waiter_fd, FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE,
+			      BIG_SIZE, PAGE_SIZE);
+
+		percent = signal_in_the_middle(&whole_ms, variant->sig);
+		TH_LOG("of %lu ms: gone after %d%% of the rest", whole_ms, percent);
+		if (!i)
+			percent = -1;
+		if (percent >= 0 && percent <= 50 && variant->sig != SIGKILL)
+			EXPECT_EQ(EINTR, w->err);
+		if (variant->sig != SIGKILL)
+			kill_ms(waiter_pid);
+		kvm_close(waiter_fd);
+	}
+	ASSERT_LE(0, percent);
+	ASSERT_GE(50, percent);
+}
+
+/* The file outlives its VMM, and still works. */
+TEST_F_TIMEOUT(signal, vmm_kill, 300)
+{
+	struct kvm_random_state rng = new_kvm_random_state(kvm_random_seed);
+	const size_t size = NR_PAGES * PAGE_SIZE;
+	u64 worst = 0, ignored, *mem;
+	int round;
+
+	w = kvm_mmap(PAGE_SIZE, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1);
+	catch_sigbus();
+	for (round = 0; round < 30; round++) {
+		fork_waiter(VMM);
+		usleep(kvm_random_u32(&rng) % 100000);
+		worst = max_t(u64, worst, kill_ms(waiter_pid));
+
+		gmem_set_shared(waiter_fd, 0, size);
+		mem = kvm_mmap(size, PROT_READ | PROT_WRITE, MAP_SHARED, waiter_fd);
+		kvm_madvise(mem, size, MADV_POPULATE_WRITE);
+		mem[0] = round + 1;
+		gmem_set_private(waiter_fd, 0, size);
+		ASSERT_FALSE(try_read(mem, &ignored));
+		ASSERT_EQ(size, gmem_read_fdinfo(getpid(), waiter_fd).private);
+		gmem_set_shared(waiter_fd, 0, size);
+		ASSERT_EQ(round + 1, mem[0]);
+		kvm_munmap(mem, size);
+		kvm_close(waiter_fd);
+	}
+	TH_LOG("%d VMMs killed, the slowest took %lu ms", round, worst);
+	ASSERT_GT(2000, worst);
+}
+
+GMEM_TEST_MAIN(gmem_vm_unsupported())

@@ -10,9 +10,12 @@
 #include <time.h>
 #include <unistd.h>
 
+#include <linux/falloc.h>
+
 #include "gmem_util.h"
 #include "gmem_vm.h"
 #include "hwpoison.h"
+#include "kselftest.h"
 #include "processor.h"
 #include "test_util.h"
 #include "../../../../../../mm/gup_test.h"
@@ -20,7 +23,7 @@
 #define GUP_TEST_FILE	"/sys/kernel/debug/gup_test"
 
 /* Well beyond what it takes a guest to look, in emulation. */
-#define GMEM_VM_HAMMER_STOP_SECONDS	60
+#define HAMMER_STOP_SECONDS	60
 
 /* What the guest is to do next, written by the host between two exits. */
 static struct {
@@ -54,12 +57,12 @@ static struct {
  */
 static void guest_hammer(u64 id)
 {
-	u64 seen[GMEM_VM_HAMMER_PAGES] = {};
+	u64 seen[GMEM_HAMMER_PAGES] = {};
 	u64 i;
 
 	for (i = 0; !READ_ONCE(hammering.stop); i++) {
 		u64 page = i % READ_ONCE(hammering.nr_pages);
-		u64 *p = (u64 *)(GMEM_VM_GPA + page * PAGE_SIZE) + 1 + id;
+		u64 *p = (u64 *)(GMEM_GPA + page * PAGE_SIZE) + 1 + id;
 
 		if (READ_ONCE(hammering.lossless))
 			GUEST_ASSERT_EQ(READ_ONCE(*p), seen[page]);
@@ -87,7 +90,7 @@ void __gmem_vm_create(struct gmem_vm *g, unsigned long type, u64 flags,
 		.mode = VM_MODE_DEFAULT,
 		.type = type,
 	};
-	u64 size = (u64)nr_pages * getpagesize();
+	u64 size = (u64)nr_pages * PAGE_SIZE;
 
 	g->nr_pages = nr_pages;
 	g->vm = vm_create_shape_with_one_vcpu(shape, &g->vcpu, guest_code);
@@ -100,9 +103,8 @@ void __gmem_vm_create(struct gmem_vm *g, unsigned long type, u64 flags,
 		g->mem = kvm_mmap(size, PROT_READ | PROT_WRITE,
 				  MAP_PRIVATE | MAP_ANONYMOUS, -1);
 
-	vm_set_user_memory_region2(g->vm, GMEM_VM_SLOT, KVM_MEM_GUEST_MEMFD,
-				   GMEM_VM_GPA, size, g->mem, g->fd, 0);
-	virt_map(g->vm, GMEM_VM_GPA, GMEM_VM_GPA, nr_pages);
+	gmem_set_slot(g, GMEM_SLOT, 0, nr_pages, 0);
+	virt_map(g->vm, GMEM_GPA, GMEM_GPA, nr_pages);
 }
 
 void gmem_vm_create(struct gmem_vm *g, int nr_pages)
@@ -113,23 +115,36 @@ void gmem_vm_create(struct gmem_vm *g, int nr_pages)
 
 void gmem_vm_free(struct gmem_vm *g)
 {
-	kvm_munmap(g->mem, (u64)g->nr_pages * getpagesize());
+	kvm_munmap(g->mem, (u64)g->nr_pages * PAGE_SIZE);
 	if (g->fd >= 0)
 		kvm_close(g->fd);
 	kvm_vm_free(g->vm);
 }
 
-static int gmem_vm_start(struct gmem_vm *g, int page, bool is_write, u64 value)
+int gmem_create_shared(struct gmem_vm *g, u64 size)
 {
-	request.gpa = GMEM_VM_GPA + (u64)page * g->vm->page_size;
-	request.value = value;
-	request.is_write = is_write;
+	return vm_create_guest_memfd(g->vm, size, GUEST_MEMFD_FLAG_MMAP |
+				     GUEST_MEMFD_FLAG_INIT_SHARED);
+}
+
+void gmem_set_slot(struct gmem_vm *g, int slot, int gpage, int nr, int page)
+{
+	vm_set_user_memory_region2(g->vm, slot, KVM_MEM_GUEST_MEMFD,
+				   GMEM_GPA + gpage * PAGE_SIZE,
+				   (u64)nr * PAGE_SIZE, gmem_hva(g, page), g->fd,
+				   (u64)page * PAGE_SIZE);
+}
+
+int gmem_start_read(struct gmem_vm *g, int page)
+{
+	request.gpa = GMEM_GPA + (u64)page * PAGE_SIZE;
+	request.is_write = false;
 	sync_global_to_guest(g->vm, request);
 
 	return _vcpu_run(g->vcpu);
 }
 
-static int gmem_vm_finish(struct gmem_vm *g, int r, u64 *value)
+static int gmem_finish(struct gmem_vm *g, int r, u64 *value)
 {
 	struct ucall uc;
 	int err;
@@ -156,49 +171,40 @@ static int gmem_vm_finish(struct gmem_vm *g, int r, u64 *value)
 	return -1;
 }
 
-static int gmem_vm_access(struct gmem_vm *g, int page, bool is_write, u64 *value)
+int gmem_continue(struct gmem_vm *g, u64 *value)
 {
-	int r = gmem_vm_start(g, page, is_write, *value);
-
-	return gmem_vm_finish(g, r, value);
+	return gmem_finish(g, _vcpu_run(g->vcpu), value);
 }
 
-int gmem_vm_start_read(struct gmem_vm *g, int page)
+int __gmem_read(struct gmem_vm *g, int page, u64 *value)
 {
-	return gmem_vm_start(g, page, false, 0);
+	return gmem_finish(g, gmem_start_read(g, page), value);
 }
 
-int gmem_vm_continue(struct gmem_vm *g, u64 *value)
-{
-	int r = _vcpu_run(g->vcpu);
-
-	return gmem_vm_finish(g, r, value);
-}
-
-int __gmem_vm_read(struct gmem_vm *g, int page, u64 *value)
-{
-	return gmem_vm_access(g, page, false, value);
-}
-
-u64 gmem_vm_read(struct gmem_vm *g, int page)
+u64 gmem_read(struct gmem_vm *g, int page)
 {
 	u64 value = 0;
-	int r = gmem_vm_access(g, page, false, &value);
+	int r = __gmem_read(g, page, &value);
 
 	TEST_ASSERT(!r, KVM_IOCTL_ERROR(KVM_RUN, r));
 	return value;
 }
 
-u64 gmem_vm_write(struct gmem_vm *g, int page, u64 value)
+u64 gmem_write(struct gmem_vm *g, int page, u64 value)
 {
-	int r = gmem_vm_access(g, page, true, &value);
+	int r;
 
+	request.gpa = GMEM_GPA + (u64)page * PAGE_SIZE;
+	request.value = value;
+	request.is_write = true;
+	sync_global_to_guest(g->vm, request);
+
+	r = gmem_continue(g, &value);
 	TEST_ASSERT(!r, KVM_IOCTL_ERROR(KVM_RUN, r));
 	return value;
 }
 
-int gmem_vm_convert(struct gmem_vm *g, int page, int nr, u64 attributes,
-		    int *error_page)
+int gmem_convert(struct gmem_vm *g, int page, int nr, u64 attributes)
 {
 	const u64 garbage = 0x5a5a5a5a5a5a5a5aull;
 	u64 error_offset = garbage;
@@ -207,27 +213,44 @@ int gmem_vm_convert(struct gmem_vm *g, int page, int nr, u64 attributes,
 	r = __gmem_set_attributes(g->fd, (u64)page * PAGE_SIZE,
 				  (u64)nr * PAGE_SIZE, attributes, &error_offset);
 	r = r ? errno : 0;
-	*error_page = error_offset == garbage ? -1 : error_offset / PAGE_SIZE;
+	g->error_page = error_offset == garbage ? -1 : error_offset / PAGE_SIZE;
 	return r;
 }
 
-bool gmem_vm_host_can_access(struct gmem_vm *g, int page)
+void gmem_allocate(struct gmem_vm *g, int page, int nr)
 {
-	int r = madvise(gmem_vm_hva(g, page), g->vm->page_size, MADV_POPULATE_WRITE);
+	kvm_fallocate(g->fd, FALLOC_FL_KEEP_SIZE, (u64)page * PAGE_SIZE,
+		      (u64)nr * PAGE_SIZE);
+}
 
-	TEST_ASSERT(!r || errno == EFAULT, __KVM_SYSCALL_ERROR("madvise()", r));
+void gmem_punch_hole(struct gmem_vm *g, int page, int nr)
+{
+	kvm_fallocate(g->fd, FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE,
+		      (u64)page * PAGE_SIZE, (u64)nr * PAGE_SIZE);
+}
+
+bool gmem_host_can_access(struct gmem_vm *g, int page, int nr)
+{
+	int r = madvise(gmem_hva(g, page), nr * PAGE_SIZE, MADV_POPULATE_WRITE);
+
+	TEST_ASSERT(!r || errno == EFAULT || errno == EHWPOISON,
+		    __KVM_SYSCALL_ERROR("madvise()", r));
 	return !r;
 }
 
-bool gmem_vm_host_can_access_all(struct gmem_vm *g, int page, int nr)
+bool gmem_host_can_access_all_but(struct gmem_vm *g, int page, int nr)
 {
-	return !madvise(gmem_vm_hva(g, page), (u64)nr * g->vm->page_size,
-			MADV_POPULATE_WRITE);
+	int i;
+
+	for (i = 0; i < g->nr_pages; i++)
+		if (gmem_host_can_access(g, i, 1) != (i < page || i >= page + nr))
+			return false;
+	return true;
 }
 
-u64 gmem_vm_host_pfn(struct gmem_vm *g, int page)
+u64 gmem_host_pfn(struct gmem_vm *g, int page)
 {
-	u64 *hva = gmem_vm_hva(g, page);
+	u64 *hva = gmem_hva(g, page);
 	u64 pfn;
 
 	(void)READ_ONCE(*hva);
@@ -237,46 +260,63 @@ u64 gmem_vm_host_pfn(struct gmem_vm *g, int page)
 	return pfn;
 }
 
-bool gmem_vm_can_pin(void)
+bool gmem_is_refused(struct gmem_vm *g, int page, bool private, int err)
+{
+	struct kvm_run *run = g->vcpu->run;
+
+	if (err == EHWPOISON && run->exit_reason == KVM_EXIT_MEMORY_FAULT &&
+	    run->memory_fault.gpa == GMEM_GPA + page * PAGE_SIZE &&
+	    run->memory_fault.size == PAGE_SIZE &&
+	    run->memory_fault.flags == (private ? KVM_MEMORY_EXIT_FLAG_PRIVATE : 0))
+		return true;
+
+	ksft_print_msg("KVM_RUN: errno %d, exit_reason %u, gpa 0x%llx, flags 0x%llx\n",
+		       err, run->exit_reason, run->memory_fault.gpa,
+		       run->memory_fault.flags);
+	return false;
+}
+
+bool gmem_refuses(struct gmem_vm *g, int page, bool private)
+{
+	u64 value;
+
+	return gmem_is_refused(g, page, private, __gmem_read(g, page, &value) ? errno : 0);
+}
+
+bool gmem_can_pin(void)
 {
 	return !access(GUP_TEST_FILE, R_OK | W_OK);
 }
 
-int gmem_vm_pin(struct gmem_vm *g, int page, int nr_pages)
+int __gmem_pin(struct gmem_vm *g, int page, int nr)
 {
 	struct pin_longterm_test pin = {
-		.addr = (u64)gmem_vm_hva(g, page),
-		.size = (u64)nr_pages * g->vm->page_size,
+		.addr = (u64)gmem_hva(g, page),
+		.size = nr * PAGE_SIZE,
 		.flags = PIN_LONGTERM_TEST_FLAG_USE_FAST,
 	};
-	int fd = open(GUP_TEST_FILE, O_RDWR);
+	int fd = open(GUP_TEST_FILE, O_RDWR), err;
 
 	if (fd < 0)
 		return -errno;
 
 	if (ioctl(fd, PIN_LONGTERM_TEST_START, &pin)) {
-		int err = -errno;
-
+		err = -errno;
 		kvm_close(fd);
 		return err;
 	}
 	return fd;
 }
 
-int gmem_vm_write_file(const char *path, const char *text)
+int gmem_pin(struct gmem_vm *g, int page, int nr)
 {
-	int fd = open(path, O_WRONLY), r = 0;
+	int fd = __gmem_pin(g, page, nr);
 
-	if (fd < 0)
-		return -errno;
-
-	if (write(fd, text, strlen(text)) < 0)
-		r = -errno;
-	close(fd);
-	return r;
+	TEST_ASSERT(fd >= 0, "Cannot pin %d pages from %d on, error: %d", nr, page, fd);
+	return fd;
 }
 
-int gmem_vm_poison(struct gmem_vm *g, int page)
+int gmem_poison(struct gmem_vm *g, int page)
 {
 	/* What madvise() hits is "accessed" by the caller, hence a signal. */
 	struct sigaction old;
@@ -284,16 +324,17 @@ int gmem_vm_poison(struct gmem_vm *g, int page)
 
 	sigaction(SIGBUS, NULL, &old);
 	ignore_signal(SIGBUS, 0);
-	r = madvise(gmem_vm_hva(g, page), g->vm->page_size, MADV_HWPOISON);
+	hwpoison_remember(gmem_host_pfn(g, page));
+	r = madvise(gmem_hva(g, page), PAGE_SIZE, MADV_HWPOISON);
 	if (r)
 		r = -errno;
 	sigaction(SIGBUS, &old, NULL);
 	return r;
 }
 
-static void *gmem_vm_hammer(void *arg)
+static void *run_hammer(void *arg)
 {
-	struct gmem_vm_hammer *h = arg;
+	struct gmem_hammer *h = arg;
 	struct ucall uc;
 
 	for (;;) {
@@ -325,32 +366,30 @@ static void *gmem_vm_hammer(void *arg)
 	}
 }
 
-void gmem_vm_hammer_start(struct gmem_vm *g, struct gmem_vm_hammer *hammers,
-			  int nr, enum gmem_vm_hammer_mode mode)
+void gmem_hammer_start(struct gmem_vm *g, struct gmem_hammer *hammers, int nr,
+		       enum gmem_hammer_mode mode)
 {
 	int i;
 
-	hammering.nr_pages = min_t(u64, g->nr_pages, GMEM_VM_HAMMER_PAGES);
+	hammering.nr_pages = min_t(u64, g->nr_pages, GMEM_HAMMER_PAGES);
 	hammering.lossless = mode == HAMMER_LOSSLESS;
 	hammering.stop = false;
 	sync_global_to_guest(g->vm, hammering);
 
 	for (i = 0; i < nr; i++) {
-		struct gmem_vm_hammer *h = &hammers[i];
-
-		memset(h, 0, sizeof(*h));
-		h->mode = mode;
-		h->vcpu = vm_vcpu_add(g->vm, 1 + i, guest_hammer);
-		vcpu_args_set(h->vcpu, 1, (u64)i);
+		hammers[i] = (struct gmem_hammer) {
+			.mode = mode,
+			.vcpu = vm_vcpu_add(g->vm, 1 + i, guest_hammer),
+		};
+		vcpu_args_set(hammers[i].vcpu, 1, (u64)i);
 	}
 
 	for (i = 0; i < nr; i++)
-		kvm_pthread_create(&hammers[i].thread, NULL, gmem_vm_hammer,
-				   &hammers[i]);
+		kvm_pthread_create(&hammers[i].thread, NULL, run_hammer, &hammers[i]);
 }
 
 /* It may be stuck in KVM, or its guest where it gets no further. */
-static void gmem_vm_hammer_give_up(struct gmem_vm_hammer *h)
+static void give_up(struct gmem_hammer *h)
 {
 	ignore_signal(SIGUSR1, 0);
 	WRITE_ONCE(h->vcpu->run->immediate_exit, 1);
@@ -359,11 +398,10 @@ static void gmem_vm_hammer_give_up(struct gmem_vm_hammer *h)
 
 	vcpu_dump(stderr, h->vcpu, 2);
 	TEST_FAIL("vCPU %u did not stop in %d seconds, errno: %d",
-		  h->vcpu->id, GMEM_VM_HAMMER_STOP_SECONDS, h->err);
+		  h->vcpu->id, HAMMER_STOP_SECONDS, h->err);
 }
 
-void gmem_vm_hammer_stop(struct gmem_vm *g, struct gmem_vm_hammer *hammers,
-			 int nr)
+void gmem_hammer_stop(struct gmem_vm *g, struct gmem_hammer *hammers, int nr)
 {
 	struct timespec deadline;
 	int i;
@@ -372,9 +410,9 @@ void gmem_vm_hammer_stop(struct gmem_vm *g, struct gmem_vm_hammer *hammers,
 	sync_global_to_guest(g->vm, hammering);
 
 	clock_gettime(CLOCK_REALTIME, &deadline);
-	deadline.tv_sec += GMEM_VM_HAMMER_STOP_SECONDS;
+	deadline.tv_sec += HAMMER_STOP_SECONDS;
 
 	for (i = 0; i < nr; i++)
 		if (pthread_timedjoin_np(hammers[i].thread, NULL, &deadline))
-			gmem_vm_hammer_give_up(&hammers[i]);
+			give_up(&hammers[i]);
 }

@@ -1,0 +1,98 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * The frame of a test of guest_memfd: one VM, which each of its cases has anew.
+ */
+#ifndef SELFTEST_KVM_GMEM_TEST_H
+#define SELFTEST_KVM_GMEM_TEST_H
+
+#include <errno.h>
+#include <fcntl.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+#include <linux/falloc.h>
+
+#include "gmem_util.h"
+#include "gmem_vm.h"
+#include "hwpoison.h"
+#include "kselftest_harness.h"
+#include "kvm_syscalls.h"
+#include "kvm_util.h"
+#include "processor.h"
+#include "test_util.h"
+
+#define PRIVATE		KVM_MEMORY_ATTRIBUTE_PRIVATE
+#define SHARED		0
+
+static struct gmem_vm gmem_test_vm;
+static struct gmem_vm * const g = &gmem_test_vm;
+
+#define GMEM_FIXTURE(name, nr)						\
+	FIXTURE(name) {							\
+	};								\
+									\
+	FIXTURE_SETUP(name) {						\
+		gmem_vm_create(g, nr);					\
+	}								\
+									\
+	FIXTURE_TEARDOWN(name) {					\
+		gmem_vm_free(g);					\
+	}
+
+/* A conversion to private fails, and reports that page. */
+#define ASSERT_REFUSED(error, at, page, nr)				\
+do {									\
+	ASSERT_EQ(error, gmem_convert(g, page, nr, PRIVATE));		\
+	ASSERT_EQ(at, g->error_page);					\
+} while (0)
+
+#define ASSERT_CONVERTED(page, nr, attributes)				\
+do {									\
+	ASSERT_EQ(0, gmem_convert(g, page, nr, attributes)) {		\
+		TH_LOG("page %ld is reported", (long)g->error_page);	\
+	}								\
+	ASSERT_EQ(-1, g->error_page);					\
+} while (0)
+
+/*
+ * Convert all memory to private while one page is pinned, and unpin it in the
+ * middle of the time that KVM waits.  On a machine with much else to do, it may
+ * take several tries for that to be so.
+ */
+static inline int convert_during_unpin(int page)
+{
+	pthread_t thread;
+	int i, r = -1;
+
+	for (i = 0; i < 5 && r; i++) {
+		close_later(&thread, gmem_pin(g, page, 1), 50);
+		r = gmem_convert(g, 0, g->nr_pages, PRIVATE);
+		kvm_pthread_join(thread, NULL);
+	}
+	return r;
+}
+
+/* If there is a reason then none of the cases can run: skip them as one. */
+static inline int gmem_test_run(int argc, char **argv, const char *reason)
+{
+	if (reason)
+		ksft_exit_skip("%s\n", reason);
+
+	return test_harness_run(argc, argv);
+}
+
+#define GMEM_TEST_MAIN(reason)						\
+	int main(int argc, char **argv)					\
+	{								\
+		return gmem_test_run(argc, argv, reason);		\
+	}
+
+#endif /* SELFTEST_KVM_GMEM_TEST_H */

@@ -1,0 +1,304 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * Test conversion of guest_memfd memory when memory is short: it changes all of
+ * the range or nothing.  What it makes the kernel keep is charged to the memory
+ * cgroup of the task that converts, whose limit holds, until it is freed.
+ */
+#include <limits.h>
+
+#include <linux/sizes.h>
+
+#include "gmem_test.h"
+#include "cgroup_util.h"
+
+#define FAULT_DIR	"/sys/kernel/debug/"
+
+/*
+ * KVM needs memory where pages that are alike in runs of LEAF_PAGES no longer
+ * are.  Look at pages on either side of the end of such a run.
+ */
+#define LEAF_PAGES	4096
+#define NR_LOOKED_AT	256
+#define FIRST_PAGE	(LEAF_PAGES - NR_LOOKED_AT / 2)
+
+/*
+ * Failing allocations, with /proc/thread-self/fail-nth: the nth allocation of
+ * this thread from now on fails.
+ */
+FIXTURE(alloc) {
+	int fail_nth;
+};
+
+FIXTURE_SETUP(alloc)
+{
+	self->fail_nth = open("/proc/thread-self/fail-nth", O_RDWR);
+	if (self->fail_nth < 0 || write_file(FAULT_DIR "failslab/ignore-gfp-wait", "N"))
+		SKIP(exit(KSFT_SKIP), "CONFIG_FAILSLAB or debugfs is not there");
+
+	/* Where there is memory from the page allocator, too. */
+	write_file(FAULT_DIR "fail_page_alloc/ignore-gfp-wait", "N");
+	write_file(FAULT_DIR "fail_page_alloc/min-order", "0");
+	write_file(FAULT_DIR "fail_page_alloc/verbose", "0");
+	write_file(FAULT_DIR "failslab/verbose", "0");
+	gmem_vm_create(g, 3 * LEAF_PAGES);
+}
+
+FIXTURE_TEARDOWN(alloc)
+{
+	gmem_vm_free(g);
+	close(self->fail_nth);
+}
+
+static void fail_from_now_on(int fd, int nth)
+{
+	char text[16];
+	int len = snprintf(text, sizeof(text), "%d", nth);
+
+	TEST_ASSERT(pwrite(fd, text, len, 0) == len, "Cannot write fail-nth");
+}
+
+/* Return true if that allocation has come. */
+static bool has_failed(int fd)
+{
+	char text[16] = {};
+	int saved = errno;
+
+	TEST_ASSERT(pread(fd, text, sizeof(text) - 1, 0) > 0, "Cannot read fail-nth");
+	fail_from_now_on(fd, 0);
+	errno = saved;
+	return !atoi(text);
+}
+
+TEST_F_TIMEOUT(alloc, every_failure, 300)
+{
+	struct kvm_random_state rng = new_kvm_random_state(kvm_random_seed);
+	const int end = FIRST_PAGE + NR_LOOKED_AT;
+	int round, nth, page, nr, i, r, nr_failed = 0;
+	bool to_private, failed;
+
+	for (round = 0; round < 100; round++) {
+		page = FIRST_PAGE + kvm_random_u32(&rng) % (NR_LOOKED_AT - 1);
+		nr = 1 + kvm_random_u32(&rng) % (end - page);
+		to_private = kvm_random_bool(&rng);
+
+		ASSERT_CONVERTED(0, g->nr_pages, to_private ? SHARED : PRIVATE);
+		/* Maps what is shared. */
+		for (i = FIRST_PAGE; i < end; i++)
+			gmem_host_can_access(g, i, 1);
+
+		for (nth = 1;; nth++) {
+			fail_from_now_on(self->fail_nth, nth);
+			r = gmem_convert(g, page, nr, to_private ? PRIVATE : SHARED);
+			failed = has_failed(self->fail_nth);
+			if (!r)
+				break;
+
+			ASSERT_TRUE(failed);
+			ASSERT_EQ(ENOMEM, r);
+			ASSERT_EQ(page, g->error_page);
+			/* Not even unmapped: it is the first thing that can fail. */
+			for (i = page; i < page + nr; i++)
+				ASSERT_EQ(to_private, !!hwpoison_mapped_pfn(gmem_hva(g, i)));
+			for (i = FIRST_PAGE; i < end; i++)
+				ASSERT_EQ(to_private, gmem_host_can_access(g, i, 1));
+			nr_failed++;
+		}
+
+		ASSERT_EQ(-1, g->error_page);
+		for (i = FIRST_PAGE; i < end; i++)
+			ASSERT_EQ(to_private != (i >= page && i < page + nr),
+				  gmem_host_can_access(g, i, 1));
+	}
+	TH_LOG("%d failures in %d conversions", nr_failed, round);
+	ASSERT_LT(0, nr_failed);
+}
+
+/* Only a change needs memory, and it is allocated before pages are looked at. */
+TEST_F(alloc, enomem_precedence)
+{
+	const int pinned = FIRST_PAGE + 20, poisoned = FIRST_PAGE + 30;
+	int pin = -1;
+
+	fail_from_now_on(self->fail_nth, 1);
+	ASSERT_CONVERTED(FIRST_PAGE, 1, SHARED);
+	ASSERT_FALSE(has_failed(self->fail_nth));
+
+	*gmem_hva(g, pinned) = 1;
+	*gmem_hva(g, poisoned) = 1;
+	if (gmem_can_pin())
+		pin = gmem_pin(g, pinned, 1);
+	if (!hwpoison_unsupported())
+		ASSERT_EQ(0, gmem_poison(g, poisoned));
+
+	fail_from_now_on(self->fail_nth, 1);
+	ASSERT_REFUSED(ENOMEM, FIRST_PAGE + 15, FIRST_PAGE + 15, 20);
+	ASSERT_TRUE(has_failed(self->fail_nth));
+
+	/* With memory, each of the two prevents the conversion. */
+	if (pin >= 0) {
+		ASSERT_REFUSED(EAGAIN, pinned, pinned - 5, 10);
+		kvm_close(pin);
+	}
+	if (!hwpoison_unsupported()) {
+		ASSERT_REFUSED(EHWPOISON, poisoned, poisoned - 5, 10);
+		gmem_punch_hole(g, poisoned, 1);
+		ASSERT_EQ(0, hwpoison_unpoison_all());
+	}
+}
+
+TEST_F(alloc, creation)
+{
+	int nth, fd;
+
+	for (nth = 1;; nth++) {
+		fail_from_now_on(self->fail_nth, nth);
+		fd = __vm_create_guest_memfd(g->vm, PAGE_SIZE * 16, 0);
+		if (!has_failed(self->fail_nth))
+			break;
+		if (fd >= 0)
+			kvm_close(fd);
+		else
+			ASSERT_EQ(ENOMEM, errno);
+	}
+	ASSERT_LE(0, fd);
+	ASSERT_LT(1, nth);
+	kvm_close(fd);
+}
+
+#define NR_FRAGMENTS	20000
+#define FILE_SIZE	((NR_FRAGMENTS + 1) * GMEM_FRAGMENT_SIZE)
+/* The charge of each CPU is ahead by some pages, and slabs hold more objects. */
+#define SLACK		((long)SZ_1M)
+#define GONE_MS		10000
+
+FIXTURE(memcg) {
+	struct gmem_vm file;
+	char root[PATH_MAX];
+	char *cgroup;
+};
+
+FIXTURE_SETUP(memcg)
+{
+	char name[64];
+
+	if (cg_find_unified_root(self->root, sizeof(self->root), NULL) ||
+	    cg_read_strstr(self->root, "cgroup.controllers", "memory") ||
+	    cg_write(self->root, "cgroup.subtree_control", "+memory"))
+		SKIP(exit(KSFT_SKIP), "no cgroup v2 with a memory controller");
+
+	snprintf(name, sizeof(name), "gmem_memcg-%d", getpid());
+	self->cgroup = cg_name(self->root, name);
+	ASSERT_EQ(0, cg_create(self->cgroup));
+
+	/* A huge file without pages, so nothing else is charged for. */
+	gmem_vm_create(g, 1);
+	self->file.fd = gmem_create_shared(g, FILE_SIZE);
+}
+
+FIXTURE_TEARDOWN(memcg)
+{
+	if (self->file.fd >= 0)
+		kvm_close(self->file.fd);
+	gmem_vm_free(g);
+	EXPECT_EQ(0, cg_destroy(self->cgroup));
+	free(self->cgroup);
+}
+
+static long charged(const char *cgroup)
+{
+	return cg_read_long(cgroup, "memory.current");
+}
+
+/* Return how many pages this task converts while it is in the cgroup. */
+static int convert_in_cgroup(struct gmem_vm *file, const char *root, const char *cgroup)
+{
+	int i, r = 0, page = 0;
+
+	TEST_ASSERT(!cg_enter_current(cgroup), "Cannot enter %s", cgroup);
+	for (i = 0; i < NR_FRAGMENTS && !r; i++) {
+		page += LEAF_PAGES;
+		r = gmem_convert(file, page, 1, PRIVATE);
+	}
+	TEST_ASSERT(!cg_enter_current(root), "Cannot leave %s", cgroup);
+	if (!r)
+		return i;
+
+	TEST_ASSERT(r == ENOMEM && file->error_page == page,
+		    "Conversion of page %d failed, errno %d, for page %ld", page, r,
+		    (long)file->error_page);
+	return i - 1;
+}
+
+/* Memory is freed after a grace period, and in the background. */
+static bool is_uncharged(const char *cgroup, long before)
+{
+	struct timespec start = time_now();
+
+	while (charged(cgroup) > before + SLACK && elapsed_ms(start) < GONE_MS)
+		usleep(50000);
+	return charged(cgroup) <= before + SLACK;
+}
+
+TEST_F_TIMEOUT(memcg, charge, 300)
+{
+	long before, slab_before, kept, cost;
+	int i;
+
+	for (i = 0; i < 2; i++) {
+		before = charged(self->cgroup);
+		slab_before = read_meminfo("SUnreclaim");
+		ASSERT_EQ(NR_FRAGMENTS, convert_in_cgroup(&self->file, self->root, self->cgroup));
+		ASSERT_EQ(2 * NR_FRAGMENTS + 1,
+			  gmem_read_fdinfo(getpid(), self->file.fd).ranges);
+
+		/* What is only waiting to be freed doesn't count. */
+		sleep(2);
+		kept = read_meminfo("SUnreclaim") - slab_before;
+		cost = charged(self->cgroup) - before;
+		TH_LOG("%ld of %ld KiB are charged, which is %ld bytes a range",
+		       cost / 1024, kept / 1024, cost / 2 / NR_FRAGMENTS);
+		ASSERT_LT(2 * SLACK, kept);
+		ASSERT_LE(kept - SLACK, cost);
+
+		/* Gone when the file is uniform, and when there is no file. */
+		if (!i) {
+			gmem_set_shared(self->file.fd, 0, FILE_SIZE);
+		} else {
+			kvm_close(self->file.fd);
+			self->file.fd = -1;
+		}
+		ASSERT_TRUE(is_uncharged(self->cgroup, before)) {
+			TH_LOG("%ld KiB before, %ld KiB after", before / 1024,
+			       charged(self->cgroup) / 1024);
+		}
+	}
+}
+
+/* This task would be killed if the limit were not noticed in time. */
+TEST_F_TIMEOUT(memcg, limit, 300)
+{
+	struct gmem_fdinfo info;
+	int nr;
+
+	ASSERT_EQ(0, cg_write_numeric(self->cgroup, "memory.max", 2 * SLACK));
+	nr = convert_in_cgroup(&self->file, self->root, self->cgroup);
+	TH_LOG("%d pages converted below a limit of %ld KiB", nr, 2 * SLACK / 1024);
+	ASSERT_GT(NR_FRAGMENTS, nr);
+	ASSERT_EQ(0, cg_read_key_long(self->cgroup, "memory.events", "oom_kill "));
+
+	/* Nothing has changed. */
+	info = gmem_read_fdinfo(getpid(), self->file.fd);
+	ASSERT_EQ(nr, info.private / PAGE_SIZE);
+	ASSERT_EQ(2 * nr + 1, info.ranges);
+
+	/* The limit is that of the cgroup, not of the file. */
+	gmem_set_private(self->file.fd, (nr + 1) * GMEM_FRAGMENT_SIZE, PAGE_SIZE);
+
+	/* Without a limit, everything works. */
+	ASSERT_EQ(0, cg_write(self->cgroup, "memory.max", "max"));
+	ASSERT_EQ(NR_FRAGMENTS, convert_in_cgroup(&self->file, self->root, self->cgroup));
+	gmem_set_shared(self->file.fd, 0, FILE_SIZE);
+	ASSERT_EQ(1, gmem_read_fdinfo(getpid(), self->file.fd).ranges);
+}
+
+GMEM_TEST_MAIN(gmem_vm_unsupported())

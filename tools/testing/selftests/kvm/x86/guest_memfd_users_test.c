@@ -1,0 +1,473 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * Test conversion of guest_memfd memory to private while the host uses pages for
+ * a moment, and while memory management does all that it can to its mappings.
+ * That must neither fail a conversion nor make private memory accessible.
+ *
+ * usage: guest_memfd_users_test [harness options] [rounds]
+ *
+ * Without a number of rounds, conversions race with users of each kind for some
+ * seconds.
+ */
+#include <ctype.h>
+#include <sched.h>
+#include <sys/prctl.h>
+#include <sys/syscall.h>
+#include <sys/uio.h>
+
+#include <linux/userfaultfd.h>
+
+#include "gmem_test.h"
+#include "numaif.h"
+#include "../../../../mm/gup_test.h"
+
+#define NR_PAGES	16
+#define DATA_SIZE	(NR_PAGES * PAGE_SIZE)
+#define HEAVY_MS	12000
+#define DEFAULT_MS	3000
+#define MEMORY_DIR	"/sys/devices/system/memory"
+
+static u64 nr_rounds;
+
+/* How many pages the host's users pin, and for how long. */
+static int nr_pin = 1, hold_us;
+
+/* A plain access, which is a SIGBUS whenever the page is private. */
+static bool host_touch(u64 n)
+{
+	u64 *hva = gmem_hva(g, n % NR_PAGES);
+
+	return n & 1 ? try_write(hva, n) : try_read(hva, &n);
+}
+
+static bool host_populate(u64 n)
+{
+	return !madvise(g->mem, DATA_SIZE,
+			n & 1 ? MADV_POPULATE_READ : MADV_POPULATE_WRITE);
+}
+
+/* Page table walk and get_user_pages() as for another process, page by page. */
+static bool host_read_remotely(u64 n)
+{
+	static __thread int fd = -1;
+	char buf[64];
+
+	if (fd < 0)
+		fd = open_path_or_exit("/proc/self/mem", O_RDWR);
+
+	return pread(fd, buf, sizeof(buf), (u64)gmem_hva(g, n % NR_PAGES)) > 0;
+}
+
+static u64 *host_pin_hva(u64 n)
+{
+	return gmem_hva(g, n % (NR_PAGES - nr_pin + 1));
+}
+
+static bool host_pin_fast(u64 n)
+{
+	struct gup_test gup = {
+		.addr = (u64)host_pin_hva(n),
+		.size = nr_pin * PAGE_SIZE,
+		.nr_pages_per_call = nr_pin,
+	};
+	static __thread int fd = -1;
+
+	if (fd < 0)
+		fd = open("/sys/kernel/debug/gup_test", O_RDWR);
+
+	return fd >= 0 && !ioctl(fd, n & 1 ? PIN_FAST_BENCHMARK :
+					     GUP_FAST_BENCHMARK, &gup);
+}
+
+static bool host_lock(u64 n)
+{
+	void *hva = gmem_hva(g, n % NR_PAGES);
+
+	mlock(hva, PAGE_SIZE);
+	return !munlock(hva, PAGE_SIZE);
+}
+
+/* Direct I/O to a very fast disk: the pages are pinned for one short copy. */
+static bool host_splice(u64 n)
+{
+	struct iovec iov = {
+		.iov_base = host_pin_hva(n),
+		.iov_len = nr_pin * PAGE_SIZE,
+	};
+	static __thread char buf[DATA_SIZE];
+	static __thread int fds[2];
+	ssize_t len, r;
+
+	if (!fds[1])
+		TEST_ASSERT(!pipe(fds), __KVM_SYSCALL_ERROR("pipe()", -1));
+
+	len = vmsplice(fds[1], &iov, 1, SPLICE_F_NONBLOCK);
+	if (len <= 0)
+		return false;
+
+	if (hold_us)
+		usleep(hold_us);
+
+	for (; len > 0; len -= r) {
+		r = read(fds[0], buf, len);
+		TEST_ASSERT(r > 0, __KVM_SYSCALL_ERROR("read()", (int)r));
+	}
+	return true;
+}
+
+/* Look pages up by their frame number, as LRU walkers do. */
+static bool host_mark_idle(u64 n)
+{
+	static __thread int idle = -1;
+	u64 pfn, mask = -1ull;
+
+	if (idle < 0)
+		idle = open("/sys/kernel/mm/page_idle/bitmap", O_RDWR);
+
+	pfn = hwpoison_mapped_pfn(gmem_hva(g, n % NR_PAGES));
+	return pfn && pwrite(idle, &mask, 8, pfn / 64 * 8) == 8;
+}
+
+static bool pageout(u64 n)
+{
+	return !madvise(g->mem, DATA_SIZE, MADV_PAGEOUT);
+}
+
+static bool cold(u64 n)
+{
+	return !madvise(g->mem, DATA_SIZE, MADV_COLD);
+}
+
+static bool collapse(u64 n)
+{
+	return !madvise(g->mem, DATA_SIZE, MADV_COLLAPSE);
+}
+
+static bool compact(u64 n)
+{
+	return !write_file("/proc/sys/vm/compact_memory", "1");
+}
+
+static void touch_all(char *mem)
+{
+	u64 value;
+	int i;
+
+	for (i = 0; i < NR_PAGES; i++)
+		try_read((u64 *)(mem + i * PAGE_SIZE), &value);
+}
+
+/* Mappings move with what is mapped, leave a hole, or grow. */
+static bool remap(u64 n)
+{
+	char *mem = mmap(NULL, DATA_SIZE, PROT_READ | PROT_WRITE, MAP_SHARED,
+			 g->fd, 0);
+	char *moved;
+
+	if (mem == MAP_FAILED)
+		return false;
+
+	touch_all(mem);
+	moved = mremap(mem, DATA_SIZE, DATA_SIZE, MREMAP_MAYMOVE | MREMAP_DONTUNMAP);
+	if (moved == MAP_FAILED) {
+		moved = mremap(mem, DATA_SIZE, 2 * DATA_SIZE, MREMAP_MAYMOVE);
+	} else {
+		touch_all(moved);
+		munmap(mem, DATA_SIZE);
+	}
+	if (moved == MAP_FAILED)
+		return false;
+
+	touch_all(moved);
+	return !munmap(moved, 2 * DATA_SIZE);
+}
+
+static bool fork_child(u64 n)
+{
+	pid_t pid = fork();
+
+	if (!pid) {
+		touch_all(g->mem);
+		_exit(0);
+	}
+	return pid > 0 && waitpid(pid, NULL, 0) == pid;
+}
+
+/* From node to node and back.  They don't move, but are taken off their LRU. */
+static bool migrate(u64 n)
+{
+	int nodes[NR_PAGES], status[NR_PAGES], i;
+	void *pages[NR_PAGES];
+
+	for (i = 0; i < NR_PAGES; i++) {
+		pages[i] = gmem_hva(g, i);
+		nodes[i] = n & 1;
+	}
+	return syscall(SYS_move_pages, 0, (long)NR_PAGES, pages, nodes, status,
+		       MPOL_MF_MOVE) >= 0;
+}
+
+static bool protect(u64 n)
+{
+	int r = mprotect(g->mem, DATA_SIZE, PROT_READ);
+
+	return !mprotect(g->mem, DATA_SIZE, PROT_READ | PROT_WRITE) && !r;
+}
+
+static bool uffd_wp_async(u64 n)
+{
+	struct uffdio_api api = {
+		.api = UFFD_API,
+		.features = UFFD_FEATURE_WP_ASYNC | UFFD_FEATURE_WP_UNPOPULATED,
+	};
+	struct uffdio_register reg = {
+		.range = { (u64)g->mem, DATA_SIZE },
+		.mode = UFFDIO_REGISTER_MODE_WP,
+	};
+	struct uffdio_writeprotect wp = {
+		.range = { (u64)g->mem, DATA_SIZE },
+		.mode = UFFDIO_WRITEPROTECT_MODE_WP,
+	};
+	int fd = syscall(__NR_userfaultfd, O_CLOEXEC);
+	bool done = false;
+
+	if (fd < 0)
+		return false;
+
+	if (!ioctl(fd, UFFDIO_API, &api) && !ioctl(fd, UFFDIO_REGISTER, &reg)) {
+		done = !ioctl(fd, UFFDIO_WRITEPROTECT, &wp);
+		touch_all(g->mem);
+	}
+	close(fd);
+	return done;
+}
+
+/*
+ * Offlining the memory of a page fails, but only when a signal ends it:
+ * guest_memfd's pages look as if they could be moved.
+ */
+static bool offline(u64 n)
+{
+	char path[64], size[32] = {};
+	int fd;
+	pid_t pid;
+
+	fd = open(MEMORY_DIR "/block_size_bytes", O_RDONLY);
+	if (fd < 0 || read(fd, size, sizeof(size) - 1) <= 0)
+		return false;
+	kvm_close(fd);
+
+	pid = fork();
+	if (!pid) {
+		ignore_signal(SIGALRM, 0);
+		set_alarm(100000);
+		snprintf(path, sizeof(path), MEMORY_DIR "/memory%llu/state",
+			 gmem_host_pfn(g, NR_PAGES) * PAGE_SIZE / strtoull(size, NULL, 16));
+		if (!write_file(path, "offline"))
+			write_file(path, "online");
+		_exit(0);
+	}
+	return pid > 0 && waitpid(pid, NULL, 0) == pid;
+}
+
+/* A process of its own has page tables of its own, and its own TLBs. */
+static pid_t fork_host_process(void)
+{
+	pid_t parent = getpid(), pid = fork();
+	u64 n;
+
+	TEST_ASSERT(pid >= 0, __KVM_SYSCALL_ERROR("fork()", pid));
+	if (pid)
+		return pid;
+
+	prctl(PR_SET_PDEATHSIG, SIGKILL);
+	for (n = 0; getppid() == parent; n++)
+		host_populate(n);
+	_exit(0);
+}
+
+/*
+ * There are users in large numbers anyway.  The CPU is for the conversions, whose
+ * number counts, and which preempt users at any point.
+ */
+static void convert_first(void)
+{
+	const struct sched_param param = { .sched_priority = 1 };
+	int r = sched_setscheduler(0, SCHED_FIFO, &param);
+
+	TEST_ASSERT(!r, __KVM_SYSCALL_ERROR("sched_setscheduler()", r));
+}
+
+/* The hammer leaves it alone, like the first word. */
+static u64 *last_word(int page)
+{
+	return gmem_hva(g, page + 1) - 1;
+}
+
+/* The last page stays shared. */
+GMEM_FIXTURE(transient, NR_PAGES + 1)
+
+FIXTURE_VARIANT(transient) {
+	struct worker users[16];
+	bool heavy;	/* with a second vCPU, and another process */
+	int nr_pin;
+	int hold_us;
+};
+
+/* What guests and VMMs do all the time: nothing but accesses. */
+FIXTURE_VARIANT_ADD(transient, faults) {
+	.heavy = true,
+	.users = {
+		{ "touch", host_touch },
+		{ "touch too", host_touch },
+	},
+};
+
+FIXTURE_VARIANT_ADD(transient, references) {
+	.heavy = true,
+	.users = {
+		{ "touch", host_touch },
+		{ "populate", host_populate },
+		{ "read remotely", host_read_remotely },
+		{ "pin fast", host_pin_fast },
+		{ "mlock", host_lock },
+		{ "vmsplice", host_splice },
+		{ "mark idle", host_mark_idle },
+	},
+};
+
+/*
+ * While pages are being pinned, those that already are wait for the next one to
+ * be faulted in, which may have to wait for the very conversion that they block.
+ */
+FIXTURE_VARIANT_ADD(transient, many_pages) {
+	.heavy = true,
+	.users = {
+		{ "touch", host_touch },
+		{ "vmsplice", host_splice },
+	},
+	.nr_pin = NR_PAGES / 2,
+};
+
+/* Some page of the range is in use at any time, as long as new users can come. */
+FIXTURE_VARIANT_ADD(transient, overlapping) {
+	.heavy = true,
+	.users = {
+		[0 ... 15] = { "vmsplice", host_splice },
+	},
+	.hold_us = 8000,
+};
+
+FIXTURE_VARIANT_ADD(transient, page_movers) {
+	.users = {
+		{ "pageout", pageout },
+		{ "cold", cold },
+		{ "collapse", collapse },
+		{ "compaction", compact },
+		{ "move_pages", migrate },
+	},
+};
+
+FIXTURE_VARIANT_ADD(transient, mapping_changes) {
+	.users = {
+		{ "mremap", remap },
+		{ "fork", fork_child },
+		{ "mprotect", protect },
+	},
+};
+
+FIXTURE_VARIANT_ADD(transient, uffd_wp_async) {
+	.users = { { "uffd_wp_async", uffd_wp_async } },
+};
+
+FIXTURE_VARIANT_ADD(transient, offline) {
+	.users = { { "offline", offline } },
+};
+
+TEST_F_TIMEOUT(transient, conversions, 7200)
+{
+	struct kvm_random_state rng = new_kvm_random_state(kvm_random_seed);
+	int page = 0, nr = 0, nr_users = 0, first, step, i, r = 0, nr_wrong = 0;
+	struct worker users[ARRAY_SIZE(variant->users)];
+	const int nr_vcpus = variant->heavy ? 2 : 1;
+	const u64 ms = variant->heavy ? HEAVY_MS : DEFAULT_MS;
+	struct gmem_hammer hammers[2];
+	u64 round, value, minutes = 0, worst = 0;
+	struct timespec start, call;
+	pid_t child = -1;
+
+	memcpy(users, variant->users, sizeof(users));
+	while (nr_users < ARRAY_SIZE(users) && users[nr_users].work)
+		nr_users++;
+	if (users[0].work == offline && access(MEMORY_DIR "/block_size_bytes", R_OK))
+		SKIP(return, "no memory blocks (CONFIG_MEMORY_HOTREMOVE)");
+
+	nr_pin = variant->nr_pin ?: 1;
+	hold_us = variant->hold_us;
+	catch_sigbus();
+	for (i = 0; i < NR_PAGES; i++)
+		*last_word(i) = 0x1111 * i;
+
+	if (variant->heavy)
+		child = fork_host_process();
+	gmem_hammer_start(g, hammers, nr_vcpus, HAMMER_LOSSLESS);
+	workers_start(users, nr_users);
+	convert_first();
+
+	start = time_now();
+	for (round = 0; !r; round++) {
+		if (nr_rounds ? round == nr_rounds : elapsed_ms(start) > ms)
+			break;
+
+		page = kvm_random_u32(&rng) % NR_PAGES;
+		nr = 1 + kvm_random_u32(&rng) % (NR_PAGES - page);
+
+		call = time_now();
+		r = gmem_convert(g, page, nr, PRIVATE);
+		worst = max_t(u64, worst, elapsed_ms(call));
+
+		/*
+		 * A fault in flight must not map a page that has become private.
+		 * Look at one page if faults are what matters: this maps it.
+		 */
+		first = page + (variant->heavy ? round % nr : 0);
+		step = variant->heavy ? nr : 1;
+		for (i = first; !r && i < page + nr; i += step)
+			nr_wrong += try_read(last_word(i), &value);
+
+		gmem_make_shared(g, page, nr);
+		for (i = first; i < page + nr; i += step)
+			nr_wrong += !try_read(last_word(i), &value) || value != 0x1111 * i;
+
+		if (elapsed_ms(start) / 60000 > minutes)
+			TH_LOG("%lu rounds in %lu minutes", round, ++minutes);
+	}
+	TH_LOG("%lu rounds in %lu ms, the longest conversion took %lu ms",
+	       round, elapsed_ms(start), worst);
+
+	workers_stop(users, nr_users);
+	gmem_hammer_stop(g, hammers, nr_vcpus);
+	if (variant->heavy) {
+		kill(child, SIGKILL);
+		ASSERT_EQ(child, waitpid(child, NULL, 0));
+	}
+
+	ASSERT_EQ(0, r) {
+		TH_LOG("pages %d to %d, page %ld is reported", page, page + nr - 1,
+		       (long)g->error_page);
+	}
+	ASSERT_EQ(0, nr_wrong);
+	for (i = 0; i < nr_users; i++)
+		EXPECT_NE(0, users[i].nr_done + users[i].nr_failed);
+	if (users[0].work == host_touch)
+		ASSERT_NE(0, users[0].nr_done);
+}
+
+int main(int argc, char **argv)
+{
+	if (argc > 1 && isdigit(argv[argc - 1][0]))
+		nr_rounds = atoi_positive("Number of rounds", argv[--argc]);
+	argv[argc] = NULL;
+
+	return gmem_test_run(argc, argv, gmem_vm_unsupported());
+}
