@@ -44,17 +44,21 @@ bool has_in_place_conversion(void);
 void vm_open_unbound(struct vm *vm, __u64 size);
 void vm_open(struct vm *vm, __u64 size);
 void vm_open_per_vm(struct vm *vm, __u64 size);
+void vm_open_ordinary(struct vm *vm, __u64 size);
 void vm_close(struct vm *vm);
 void vm_touch(struct vm *vm, __u64 first, __u64 end, __u64 step);
 void vm_populate(struct vm *vm);
 void vm_punch(struct vm *vm);
+void vm_punch_range(struct vm *vm, __u64 offset, __u64 size);
 void vm_prefault(struct vm *vm);
+void vm_prefault_range(struct vm *vm, __u64 offset, __u64 size);
 int vm_try_convert(struct vm *vm, __u64 offset, __u64 size, __u64 attributes,
 		   __u64 *error_offset);
 __u64 vm_convert(struct vm *vm, __u64 offset, __u64 size, __u64 attributes);
 __u64 vm_measure(struct vm *vm, __u64 offset, __u64 size, __u64 attributes);
 __u64 vm_set_attributes(struct vm *vm, __u64 attributes);
 long mem_used_kib(void);
+__u64 vm_stat(struct vm *vm, const char *name);
 
 /* profile.c: do nothing unless profile_open() was called */
 void profile_open(void);
@@ -71,6 +75,7 @@ void bench_fragments(void);
 void bench_busy(void);
 void bench_wait(void);
 void bench_in_place(void);
+void bench_huge(void);
 void bench_per_vm(void);
 
 #endif /* GMEM_BENCH_H */

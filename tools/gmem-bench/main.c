@@ -40,6 +40,7 @@ static const struct {
 	{ "busy",	true,	false,	bench_busy },
 	{ "wait",	true,	false,	bench_wait },
 	{ "in-place",	true,	false,	bench_in_place },
+	{ "huge",	true,	false,	bench_huge },
 	{ "per-vm",	false,	true,	bench_per_vm },
 };
 

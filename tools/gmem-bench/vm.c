@@ -12,6 +12,8 @@
 #include "bench.h"
 
 #define MEM_GPA		(1ULL << 32)
+/* Of huge pages. */
+#define ALIGNMENT	(2 * MIB)
 
 /* A page that was only just used may take some tries on other kernels. */
 #define MAX_TRIES	100
@@ -108,6 +110,66 @@ void vm_open_per_vm(struct vm *vm, __u64 size)
 	create_memslot(vm);
 }
 
+/* An ordinary VM: all its memory is anonymous, and aligned like the guest's. */
+void vm_open_ordinary(struct vm *vm, __u64 size)
+{
+	struct kvm_userspace_memory_region region = {
+		.guest_phys_addr = MEM_GPA,
+		.memory_size = size,
+	};
+	__u8 *mem;
+
+	vm->size = size;
+	vm->kvm_fd = open_kvm();
+	vm->gmem_fd = -1;
+	vm->fd = ioctl(vm->kvm_fd, KVM_CREATE_VM, 0);
+	if (vm->fd < 0)
+		die("KVM_CREATE_VM");
+	vm->vcpu_fd = ioctl(vm->fd, KVM_CREATE_VCPU, 0);
+	if (vm->vcpu_fd < 0)
+		die("KVM_CREATE_VCPU");
+	mem = mmap(NULL, size + ALIGNMENT, PROT_READ | PROT_WRITE,
+		   MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	if (mem == MAP_FAILED)
+		die("mmap of anonymous memory");
+	vm->mem = mem + ALIGNMENT - (unsigned long)mem % ALIGNMENT;
+	munmap(mem, vm->mem - mem);
+	munmap(vm->mem + size, ALIGNMENT - (vm->mem - mem));
+	region.userspace_addr = (unsigned long)vm->mem;
+	if (ioctl(vm->fd, KVM_SET_USER_MEMORY_REGION, &region))
+		die("KVM_SET_USER_MEMORY_REGION");
+}
+
+/* One of KVM's statistics of the VM. */
+__u64 vm_stat(struct vm *vm, const char *name)
+{
+	int fd = ioctl(vm->fd, KVM_GET_STATS_FD, NULL);
+	struct kvm_stats_header header;
+	struct kvm_stats_desc *desc;
+	__u64 value;
+	size_t size;
+	__u32 i;
+
+	if (fd < 0 || pread(fd, &header, sizeof(header), 0) != sizeof(header))
+		die("KVM_GET_STATS_FD");
+	size = sizeof(*desc) + header.name_size;
+	desc = malloc(size);
+	if (!desc)
+		die("malloc");
+	for (i = 0; i < header.num_desc; i++) {
+		if (pread(fd, desc, size, header.desc_offset + i * size) != (ssize_t)size)
+			die("descriptors of statistics");
+		if (!strcmp(desc->name, name))
+			break;
+	}
+	if (i == header.num_desc ||
+	    pread(fd, &value, sizeof(value), header.data_offset + desc->offset) != sizeof(value))
+		die("statistic %s", name);
+	free(desc);
+	close(fd);
+	return value;
+}
+
 void vm_close(struct vm *vm)
 {
 	close(vm->vcpu_fd);
@@ -134,25 +196,35 @@ void vm_populate(struct vm *vm)
 		die("fallocate of the guest_memfd");
 }
 
-void vm_punch(struct vm *vm)
+void vm_punch_range(struct vm *vm, __u64 offset, __u64 size)
 {
 	if (fallocate(vm->gmem_fd, FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE,
-		      0, vm->size))
+		      offset, size))
 		die("punching the guest_memfd");
 }
 
+void vm_punch(struct vm *vm)
+{
+	vm_punch_range(vm, 0, vm->size);
+}
+
 /* Guest faults. */
-void vm_prefault(struct vm *vm)
+void vm_prefault_range(struct vm *vm, __u64 offset, __u64 size)
 {
 	struct kvm_pre_fault_memory range = {
-		.gpa = MEM_GPA,
-		.size = vm->size,
+		.gpa = MEM_GPA + offset,
+		.size = size,
 	};
 
 	while (range.size)
 		if (ioctl(vm->vcpu_fd, KVM_PRE_FAULT_MEMORY, &range) &&
 		    errno != EINTR && errno != EAGAIN)
 			die("KVM_PRE_FAULT_MEMORY");
+}
+
+void vm_prefault(struct vm *vm)
+{
+	vm_prefault_range(vm, 0, vm->size);
 }
 
 /* Returns 0 or an errno. */

@@ -21,7 +21,7 @@ bench_boot()
 	have_kernel
 	vm_new "$1"
 	vm_counted
-	VM_MEM=1024 VM_TIME=900
+	VM_MEM=2560 VM_TIME=900
 	vm_file "$OUT/gmem-bench/gmem-bench"
 	vm_kvm gmem_in_place_conversion=1
 	vm_plan run in-place 0 /bin/gmem-bench
@@ -41,7 +41,7 @@ bench_profile()
 {
 	vm_new "$BUILD/bench-profile"
 	vm_counted
-	vm_mem=1024 vm_time=900
+	VM_MEM=2560 VM_TIME=900
 	vm_file "$OUT/gmem-bench/gmem-bench"
 	vm_kvm gmem_in_place_conversion=1
 	vm_plan run profile 0 /bin/gmem-bench --profile "$@"

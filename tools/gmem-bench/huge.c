@@ -1,0 +1,188 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * Memory that the guest can map with huge pages, with kvm.gmem_hugepages off and
+ * on, beside the memory of an ordinary VM with small and with transparent huge
+ * pages.
+ *
+ * Guest faults are those of KVM_PRE_FAULT_MEMORY, i.e. all that a fault costs but
+ * the way out of the guest and back.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <sys/resource.h>
+#include <unistd.h>
+
+#include "bench.h"
+
+#define PARAMETER	"/sys/module/kvm/parameters/gmem_hugepages"
+#define CHUNK		(2 * MIB)
+#define BYTES		(1024 * MIB)
+#define PAGES		(BYTES / PAGE_BYTES)
+
+static void set_parameter(const char *value)
+{
+	int fd = open(PARAMETER, O_WRONLY | O_CLOEXEC);
+
+	if (fd < 0 || write(fd, value, 1) != 1)
+		die("%s", PARAMETER);
+	close(fd);
+}
+
+static long page_tables_kib(void)
+{
+	FILE *file = fopen("/proc/meminfo", "re");
+	char line[128];
+	long kib = -1;
+
+	if (!file)
+		die("/proc/meminfo");
+	while (fgets(line, sizeof(line), file))
+		if (sscanf(line, "SecPageTables: %ld kB", &kib) == 1)
+			break;
+	fclose(file);
+	return kib;
+}
+
+static void populate_rows(struct vm *vm, const char *name)
+{
+	long tables = page_tables_kib();
+	__u64 t = now();
+
+	vm_prefault(vm);
+	t = now() - t;
+	row((double)t / PAGES, "page", "huge, %s: populate 1 GiB", name);
+	row(page_tables_kib() - tables, "KiB", "huge, %s: page tables for it", name);
+	row(vm_stat(vm, "pages_4k"), "x", "huge, %s: mappings of 4 KiB", name);
+	row(vm_stat(vm, "pages_2m"), "x", "huge, %s: mappings of 2 MiB", name);
+}
+
+/* One page of memory that the guest has mapped, and back. */
+static void one_page_rows(struct vm *vm, const char *name)
+{
+	__u64 sample[2][MAX_ROUNDS], offset, t;
+	__u64 mapped = vm_stat(vm, "pages_2m");
+	unsigned int i;
+
+	for (i = 0; i < MAX_ROUNDS; i++) {
+		offset = (2 * i + 1) * CHUNK + 100 * PAGE_BYTES;
+		sample[0][i] = vm_convert(vm, offset, PAGE_BYTES, SHARED);
+	}
+	if (mapped && vm_stat(vm, "pages_2m") != mapped - MAX_ROUNDS)
+		die("not one huge page less for each conversion");
+	row(median(sample[0], MAX_ROUNDS), "call",
+	    "huge, %s: first page of 2 MiB to shared", name);
+	for (i = 0; i < MAX_ROUNDS; i++) {
+		offset = (2 * i + 1) * CHUNK + 200 * PAGE_BYTES;
+		sample[0][i] = vm_convert(vm, offset, PAGE_BYTES, SHARED);
+		vm_convert(vm, offset, PAGE_BYTES, PRIVATE);
+	}
+	row(median(sample[0], MAX_ROUNDS), "call",
+	    "huge, %s: another page of them to shared", name);
+	for (i = 0; i < MAX_ROUNDS; i++) {
+		offset = (2 * i + 1) * CHUNK + 100 * PAGE_BYTES;
+		sample[0][i] = vm_convert(vm, offset, PAGE_BYTES, PRIVATE);
+		t = now();
+		vm_prefault_range(vm, offset, PAGE_BYTES);
+		sample[1][i] = now() - t;
+	}
+	row(median(sample[0], MAX_ROUNDS), "call",
+	    "huge, %s: the page back to private", name);
+	row(median(sample[1], MAX_ROUNDS), "fault",
+	    "huge, %s: and touched", name);
+	if (vm_stat(vm, "pages_2m") != mapped)
+		die("the huge pages are not back");
+}
+
+/*
+ * A page that was punched and is back elsewhere, at the end of a chunk, keeps all
+ * others from being mapped as a whole, which each fault has to find out.
+ */
+static void refilled_rows(struct vm *vm, const char *name)
+{
+	__u64 end = 3 * CHUNK + CHUNK, t, sum = 0, pages = 0, offset;
+	__u64 mapped;
+
+	/* The page that was freed last is taken first: swap two of them. */
+	vm_punch_range(vm, end - PAGE_BYTES, PAGE_BYTES);
+	vm_punch_range(vm, 0, PAGE_BYTES);
+	vm_prefault_range(vm, end - PAGE_BYTES, PAGE_BYTES);
+	vm_prefault_range(vm, 0, PAGE_BYTES);
+	/* Zap the whole of the chunk. */
+	vm_convert(vm, 3 * CHUNK, CHUNK, SHARED);
+	vm_convert(vm, 3 * CHUNK, CHUNK, PRIVATE);
+	mapped = vm_stat(vm, "pages_2m");
+	for (offset = 3 * CHUNK; offset < end - PAGE_BYTES; offset += PAGE_BYTES) {
+		t = now();
+		vm_prefault_range(vm, offset, PAGE_BYTES);
+		sum += now() - t;
+		pages++;
+	}
+	if (vm_stat(vm, "pages_2m") != mapped)
+		die("the page that was punched has come back");
+	row((double)sum / pages, "fault",
+	    "huge, %s: beside a page that was punched", name);
+}
+
+static void whole_rows(struct vm *vm, const char *name)
+{
+	struct rusage before, after;
+
+	row(vm_convert(vm, 10 * CHUNK, CHUNK, SHARED), "call",
+	    "huge, %s: 2 MiB to shared, guest-mapped", name);
+
+	/* What userspace pays afterwards; the page table's fault is left out. */
+	vm_touch(vm, 10 * CHUNK, 10 * CHUNK + PAGE_BYTES, PAGE_BYTES);
+	getrusage(RUSAGE_SELF, &before);
+	vm_touch(vm, 10 * CHUNK + MIB, 11 * CHUNK, PAGE_BYTES);
+	getrusage(RUSAGE_SELF, &after);
+	row(after.ru_minflt - before.ru_minflt, "x",
+	    "huge, %s: host faults in a MiB of that", name);
+	vm_convert(vm, 10 * CHUNK, CHUNK, PRIVATE);
+
+	vm_prefault(vm);
+	row((double)vm_convert(vm, 0, BYTES, SHARED) / PAGES, "page",
+	    "huge, %s: 1 GiB to shared, guest-mapped", name);
+	vm_prefault(vm);
+	row((double)vm_convert(vm, 0, BYTES, PRIVATE) / PAGES, "page",
+	    "huge, %s: 1 GiB to private, guest-mapped", name);
+}
+
+static void bench_gmem(const char *parameter, const char *name)
+{
+	struct vm vm;
+
+	set_parameter(parameter);
+	vm_open(&vm, BYTES);
+	vm_convert(&vm, 0, BYTES, PRIVATE);
+	populate_rows(&vm, name);
+	one_page_rows(&vm, name);
+	whole_rows(&vm, name);
+	vm_prefault(&vm);
+	refilled_rows(&vm, name);
+	vm_close(&vm);
+	set_parameter("0");
+}
+
+static void bench_ordinary(int advice, const char *name)
+{
+	struct vm vm;
+
+	vm_open_ordinary(&vm, BYTES);
+	if (madvise(vm.mem, BYTES, advice))
+		die("madvise for %s", name);
+	populate_rows(&vm, name);
+	vm_close(&vm);
+}
+
+void bench_huge(void)
+{
+	bench_gmem("0", "off");
+	bench_gmem("1", "on");
+	bench_ordinary(MADV_NOHUGEPAGE, "ordinary VM, 4 KiB");
+	bench_ordinary(MADV_HUGEPAGE, "ordinary VM, THP");
+}
