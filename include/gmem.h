@@ -36,23 +36,23 @@
 #ifndef KVM_CAP_MEMORY_FAULT_INFO
 #define KVM_CAP_MEMORY_FAULT_INFO	232
 #define KVM_EXIT_MEMORY_FAULT		39
-#define KVM_MEMORY_EXIT_FLAG_PRIVATE	(1ULL << 3)
+#define KVM_MEMORY_EXIT_FLAG_PRIVATE	0x8ULL
 #endif
 
 #ifndef KVM_CAP_VM_TYPES
 #define KVM_CAP_VM_TYPES		235
 #endif
 
-#if (defined(__x86_64__) || defined(__i386__)) && !defined(KVM_X86_SW_PROTECTED_VM)
+#ifndef KVM_X86_SW_PROTECTED_VM
 #define KVM_X86_SW_PROTECTED_VM		1
 #endif
 
 #ifndef KVM_MEMORY_ATTRIBUTE_PRIVATE
-#define KVM_MEMORY_ATTRIBUTE_PRIVATE	(1ULL << 3)
+#define KVM_MEMORY_ATTRIBUTE_PRIVATE	0x8ULL
 #endif
 
 #ifndef KVM_SET_USER_MEMORY_REGION2
-#define KVM_MEM_GUEST_MEMFD		(1UL << 2)
+#define KVM_MEM_GUEST_MEMFD		0x4UL
 
 struct kvm_userspace_memory_region2 {
 	__u32 slot;
@@ -82,11 +82,11 @@ struct kvm_create_guest_memfd {
 #endif
 
 #ifndef GUEST_MEMFD_FLAG_MMAP
-#define GUEST_MEMFD_FLAG_MMAP		(1ULL << 0)
+#define GUEST_MEMFD_FLAG_MMAP		0x1ULL
 #endif
 
 #ifndef GUEST_MEMFD_FLAG_INIT_SHARED
-#define GUEST_MEMFD_FLAG_INIT_SHARED	(1ULL << 1)
+#define GUEST_MEMFD_FLAG_INIT_SHARED	0x2ULL
 #endif
 
 #ifndef KVM_CAP_GUEST_MEMFD_FLAGS

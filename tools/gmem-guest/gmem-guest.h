@@ -40,7 +40,7 @@ struct gmem_guest_request {
 	__u64 wrong;			/* pages with other contents than they had */
 };
 
-/* Who has written a page last */
+/* The side that has written a page last */
 enum { GMEM_GUEST_SIDE, GMEM_HOST_SIDE };
 
 /* Each word of each page, in each generation, is another one. */

@@ -192,16 +192,18 @@ static void convert_some(struct worker *w, struct chunk *c)
 	unsigned int first = get_random_u32() % CHUNK_PAGES;
 	unsigned int nr = 1 + get_random_u32() % min(GMEM_GUEST_RUN, CHUNK_PAGES - (int)first);
 	unsigned int i;
+	bool answered;
 
 	mutex_lock(&c->lock);
-	if (check_all(c, first, nr, GMEM_GUEST_SIDE) &&
-	    convert(c->pfn + first, nr, false) &&
-	    exchange(w, c, first, nr) &&
-	    convert(c->pfn + first, nr, true) &&
+	if (!check_all(c, first, nr, GMEM_GUEST_SIDE) || !convert(c->pfn + first, nr, false))
+		goto out;
+	answered = exchange(w, c, first, nr);
+	if (convert(c->pfn + first, nr, true) && answered &&
 	    check_all(c, first, nr, GMEM_HOST_SIDE)) {
 		for (i = first; i < first + nr; i++)
 			rewrite(c, i);
 	}
+out:
 	mutex_unlock(&c->lock);
 }
 

@@ -12,7 +12,7 @@
 #include "vmm/die.h"
 
 #define DEFAULT_MIB	256
-#define DEFAULT_CMDLINE	"console=ttyS0 nokaslr no-kvmclock no-steal-acc no-kvmapf noxsave tsc=unstable reboot=k panic=-1"
+#define DEFAULT_CMDLINE	"console=ttyS0 nokaslr no-kvmclock no-steal-acc no-kvmapf noxsave tsc=unstable panic=-1"
 
 static void usage(FILE *to)
 {

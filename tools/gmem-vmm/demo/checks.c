@@ -28,7 +28,7 @@ void check_sigbus(const struct vm *vm, unsigned long page, bool write)
 	      touch.fault ? (unsigned long)((__u8 *)touch.addr - vm->mem) : 0);
 }
 
-/* Our notes say what the map shows.  Is it what the kernel does, too? */
+/* The map shows the VMM's notes: compare them with what the kernel does. */
 void check_map(struct vm *vm)
 {
 	unsigned int there[2] = { }, open[2] = { };

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
  * The demonstration: what is shown around each conversion, and the devices by
- * which the guest says how far it is.
+ * which the guest reports its progress.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -64,7 +64,7 @@ static void demo_refused(struct vm *vm, __u64 gpa, __u64 npages)
 	    npages, gpa);
 }
 
-static void *let_go(void *unused)
+static void *unpin_later(void *unused)
 {
 	(void)unused;
 	usleep(PIN_MS * 1000);
@@ -72,7 +72,7 @@ static void *let_go(void *unused)
 	return NULL;
 }
 
-/* The first refusal of a request; with --on-busy=retry, more will follow. */
+/* The first refusal of a request; with --on-busy=retry, more follow. */
 static void demo_busy(struct vm *vm, __u64 error_offset)
 {
 	unsigned int i, open = 0;
@@ -93,7 +93,7 @@ static void demo_busy(struct vm *vm, __u64 error_offset)
 	if (vm->on_busy == BUSY_FAIL)
 		return;
 	say("   --on-busy=retry: the VMM asks again at once; the pin lasts %d ms", PIN_MS);
-	if (pthread_create(&thread, NULL, let_go, NULL))
+	if (pthread_create(&thread, NULL, unpin_later, NULL))
 		die("pthread_create failed");
 	pthread_detach(thread);
 }

@@ -8,7 +8,7 @@
 #include "checks.h"
 #include "errors.h"
 
-/* The page that an error has struck, and that has not been replaced yet, or 0. */
+/* The page with a memory error that has not been replaced yet, or 0. */
 static unsigned long lost_page;
 
 static void lost_page_is(const struct vm *vm, unsigned long page, const char *label)
@@ -22,8 +22,8 @@ static void lost_page_is(const struct vm *vm, unsigned long page, const char *la
 }
 
 /*
- * The host learns of the frame while the page is shared.  A conversion in place
- * does not change it, so it is known when the page is private, too.
+ * Look up the frame while the page is shared.  Conversion in place keeps it, so
+ * it is known when the page is private, too.
  */
 void step_error(struct vm *vm)
 {
@@ -64,7 +64,7 @@ static void strike(struct vm *vm, unsigned long page)
 	lost_page_is(vm, page, "struck");
 }
 
-/* The hole is punched, so the frame is nobody's any more. */
+/* The hole is punched, so the frame is not in use any more. */
 static void heal(void)
 {
 	int err = heal_frame(demo.lost_frame);
@@ -85,7 +85,7 @@ void step_strike(struct vm *vm)
 	    "       noticed either: KVM has only taken the page out of its page tables.");
 }
 
-/* A guest's access has failed.  The hole is punched, but the guest not entered again. */
+/* The guest's access has failed.  The hole is punched, the guest not entered yet. */
 void demo_lost_page(struct vm *vm, __u64 gpa, bool private)
 {
 	unsigned long page = (gpa - vm->gpa) / PAGE_BYTES;
@@ -139,7 +139,7 @@ void step_strike2(struct vm *vm)
 	      "host reads page %u: SIGBUS, BUS_MCEERR_AR (code %d)", LOST_PAGE2, touch.code);
 }
 
-/* A conversion that was refused because of a lost page. */
+/* A conversion has failed because of a lost page. */
 void demo_poisoned(struct vm *vm, __u64 error_offset)
 {
 	unsigned int i, open = 0;

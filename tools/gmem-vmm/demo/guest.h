@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
- * What the guest program (guest.S) and the VMM agree on: the layout of the
- * memory, the ports, the steps of the demonstration, and the texts.
+ * Shared by the guest program (guest.S) and the VMM: the layout of the memory,
+ * the ports, the steps of the demonstration, and the texts.
  */
 #ifndef GMEM_VMM_GUEST_H
 #define GMEM_VMM_GUEST_H
@@ -9,9 +9,9 @@
 #include "../vmm/x86.h"
 
 /*
- * Offset 0 of the file is not guest physical address 0, and in most VMMs it
- * is not: KVM_SET_MEMORY_ATTRIBUTES2 takes file offsets, the guest talks of
- * guest physical addresses, and mixing them up has to show.
+ * Offset 0 of the file is not guest physical address 0, as in most VMMs:
+ * KVM_SET_MEMORY_ATTRIBUTES2 takes file offsets, guests use guest physical
+ * addresses, and confusing them should be noticed.
  */
 #define MEM_GPA		0x1000000
 #define GPA(page)	(MEM_GPA + ((page) << PAGE_SHIFT))
@@ -25,7 +25,7 @@
 #define COUNT_PAGE	32
 #define BUSY_PAGE	48
 #define BUSY_PAGES	8
-#define PINNED_PAGE	51	/* the one that the host will not let go */
+#define PINNED_PAGE	51	/* the one that the host has pinned */
 #define ERROR_PAGE	56
 #define ERROR_PAGES	4
 #define LOST_PAGE	57	/* fails while it is private */

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Trouble on request: a page that somebody holds on to, and a page that fails.
+ * Faults on request: a page that stays in use, and a page whose memory fails.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -30,9 +30,9 @@ struct pin_longterm_test {
 #define PIN_LONGTERM_TEST_FLAG_USE_WRITE	1
 
 /*
- * Makes a page busy until unpin_page().  The kernel's own test driver does it
- * the way device drivers do.  Without it, a pipe that holds the page itself
- * and not a copy will do.  Returns who has the page.
+ * Keep a page in use until unpin_page().  The kernel's own test driver does it
+ * the way device drivers do.  Without it, use a pipe that holds the page itself
+ * and not a copy.  Returns the name of the user.
  */
 const char *pin_page(struct pin *pin, void *addr)
 {
@@ -71,7 +71,7 @@ void unpin_page(struct pin *pin)
 	close(pin->pipe[1]);
 }
 
-/* Of the frame that was struck, and is not healed yet; 0 if there is none. */
+/* The frame with an error, until it is unpoisoned; 0 if there is none. */
 static __u64 struck;
 
 static void tell_of_struck(void)
@@ -101,8 +101,8 @@ int strike_possible(void)
 }
 
 /*
- * Has the kernel believe that the hardware has reported an uncorrected error
- * in this frame, which nobody was about to use.
+ * Make the kernel believe that the hardware has reported an uncorrected error
+ * in this frame, not hit by an access.
  */
 int strike_frame(__u64 pfn)
 {
@@ -115,7 +115,7 @@ int strike_frame(__u64 pfn)
 	return write_pfn(CORRUPT, pfn);
 }
 
-/* Gives a frame that nobody uses any more back to the kernel. */
+/* Return a frame that is not in use any more to the kernel. */
 int heal_frame(__u64 pfn)
 {
 	int tries = 50, err;

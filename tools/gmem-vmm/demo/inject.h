@@ -4,7 +4,7 @@
 
 #include <linux/types.h>
 
-/* Holding on to a page, as a device or a slow system call does */
+/* Keeping a page in use, as a device or a slow system call does */
 struct pin {
 	int gup_fd;
 	int pipe[2];

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * What the person at the terminal sees, and the measurements behind it.
+ * What the user sees, and the measurements that it is based on.
  */
 #include <stdarg.h>
 #include <fcntl.h>
@@ -52,8 +52,8 @@ void say(const char *fmt, ...)
 }
 
 /*
- * Nothing is claimed that was not looked at.  The values that are compared
- * are part of the text, so that it says what differs as well.
+ * Make a claim, or die if it is not true.  The text includes the values that
+ * are compared, so that it also says what differs.
  */
 void check(bool ok, const char *fmt, ...)
 {
@@ -76,9 +76,9 @@ unsigned int checks_done(void)
 }
 
 /*
- * Which pages of the file exist: mincore() looks into the page cache of the
- * file, whether or not a page is mapped, or private.  A page that has memory
- * but was never touched (fallocate) does not count.
+ * Find out which pages of the file exist: mincore() looks into the page cache of
+ * the file, no matter whether a page is mapped, or private.  A page that has
+ * memory but was never touched (fallocate) does not count.
  */
 void pages_in_memory(const struct vm *vm, __u8 *vec)
 {
@@ -99,7 +99,7 @@ static char map_cell(const struct vm *vm, const __u8 *used, unsigned long page)
 	return used[page] ? SHARED_USED : SHARED_EMPTY;
 }
 
-/* A row that shows @offset: the first pages one by one, or the whole file. */
+/* Make a row that shows @offset: the first pages one by one, or the whole file. */
 void map_take(struct map_row *row, const struct vm *vm, __u64 offset)
 {
 	static __u8 used[FILE_PAGES];
@@ -126,7 +126,7 @@ void map_legend(void)
 	    LOST, PRIVATE_USED, PRIVATE_EMPTY);
 }
 
-/* The page that has failed, which the map shows as such; 0 if there is none. */
+/* Show a page as lost from now on, or none if @page is 0. */
 void map_lost(unsigned long page)
 {
 	lost = page;
@@ -163,7 +163,7 @@ void map_show(const char *label, const struct map_row *row)
 	printf("%s|\n", colour ? "\033[0m" : "");
 }
 
-/* Points at what was converted. */
+/* Point at what was converted. */
 void map_mark(const struct map_row *row, __u64 offset, __u64 size)
 {
 	unsigned long first = offset / PAGE_BYTES, end = first + size / PAGE_BYTES;
@@ -179,7 +179,7 @@ void map_mark(const struct map_row *row, __u64 offset, __u64 size)
 	say("   %-8s %s", "", line);
 }
 
-/* The sum of all lines of @file that have @field. */
+/* Add up the numbers after @field, in all lines of @file that have it. */
 unsigned long proc_sum(const char *file, const char *field)
 {
 	unsigned long value, sum = 0;
@@ -220,8 +220,8 @@ void usage_take(struct usage *usage, const struct vm *vm)
 }
 
 /*
- * The physical frame that the host has mapped at @addr.  Returns false if it
- * has none; @pfn is 0 if the kernel does not tell us (that takes root).
+ * Find the physical frame that the host has mapped at @addr.  Returns false if
+ * there is none; @pfn is 0 without the right to see it (root).
  */
 bool frame_of(const void *addr, __u64 *pfn)
 {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * The steps of the demonstration.  The guest (guest.S) leads: after each of
- * its steps it is the host's turn to look at what came of it.
+ * The steps of the demonstration.  The guest (guest.S) leads: after each of its
+ * steps, the host checks the result.
  */
 #include <errno.h>
 #include <string.h>

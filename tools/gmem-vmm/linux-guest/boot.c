@@ -11,8 +11,8 @@
 #include <sys/stat.h>
 
 #include "../vmm/die.h"
+#include "acpi.h"
 #include "boot.h"
-#include "mptable.h"
 
 /* Where everything is, in guest physical addresses. */
 #define GDT_GPA		0x0500
@@ -21,6 +21,7 @@
 #define PDPT_GPA	0xa000
 #define PD_GPA		0xb000		/* and the three pages after it */
 #define CMDLINE_GPA	0x20000
+#define LOW_END_GPA	0x9f000
 #define HIGH_GPA	0x100000
 
 #define IDENTITY_GIB	4
@@ -73,7 +74,8 @@ static void check_header(const char *path, const struct setup_header *hdr, size_
 	if (size < 0x400 || hdr->boot_flag != 0xaa55 || memcmp(&hdr->header, "HdrS", 4))
 		cannot_run("%s is not a Linux kernel for x86 (bzImage)", path);
 	if (hdr->version < 0x20c || !(hdr->xloadflags & XLF_KERNEL_64))
-		cannot_run("%s has no 64-bit entry: a 64-bit kernel, 3.8 or later, is needed", path);
+		cannot_run("%s has no 64-bit entry: it takes a 64-bit kernel, 3.8 or later",
+			   path);
 }
 
 /* Returns the end of the memory that the kernel needs before it is running. */
@@ -95,7 +97,7 @@ static __u64 load_kernel(struct vm *vm, const char *path, struct boot_params *pa
 	end = hdr->pref_address + hdr->init_size;
 	if (hdr->pref_address < HIGH_GPA || end > vm->size ||
 	    size - skip > vm->size - hdr->pref_address)
-		cannot_run("%s does not fit into %llu MiB: it needs %llu MiB to start, and more to run",
+		cannot_run("%s does not fit into %llu MiB: it takes %llu MiB to start, more to run",
 			   path, vm->size >> 20, (end >> 20) + 1);
 	memcpy(vm->mem + hdr->pref_address, image + skip, size - skip);
 	free(image);
@@ -177,9 +179,9 @@ void boot_load(struct vm *vm, const struct boot *boot)
 	if (boot->cmdline)
 		load_cmdline(vm, boot->cmdline, &params);
 	params.hdr.type_of_loader = 0xff;	/* one without a number of its own */
-	add_ram(&params, 0, MPTABLE_GPA);
+	add_ram(&params, 0, LOW_END_GPA);
 	add_ram(&params, HIGH_GPA, vm->size);
-	mptable_make(vm->mem + MPTABLE_GPA, boot->nr_cpus);
+	acpi_make(vm->mem + ACPI_GPA, boot->nr_cpus);
 	make_page_tables(vm);
 	make_gdt(vm);
 	memcpy(vm->mem + PARAMS_GPA, &params, sizeof(params));

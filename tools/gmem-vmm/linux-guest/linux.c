@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * A Linux guest: the devices that it needs, its vCPUs, and what is said of it at
- * the end.
+ * A Linux guest: its devices, its vCPUs, and the summary at the end.
  */
 #include <errno.h>
 #include <semaphore.h>
@@ -13,17 +12,15 @@
 
 #include "../vmm/die.h"
 #include "../vmm/host.h"
+#include "acpi.h"
 #include "linux.h"
 #include "peer.h"
 #include "serial.h"
 #include "stats.h"
 
-/* Intel's CPUs take some pages for KVM's own use, where the guest has none. */
+/* On Intel's CPUs KVM needs some pages for itself, outside of the guest's memory. */
 #define KVM_TSS_ADDR		0xfffbd000
 #define KVM_IDENTITY_MAP_ADDR	0xfffbc000ULL
-
-#define KEYBOARD_STATUS		0x64
-#define KEYBOARD_RESET		0xfe
 
 static struct vcpu vcpus[LINUX_MAX_CPUS];
 static int vm_stats, vcpu_stats[LINUX_MAX_CPUS];
@@ -39,15 +36,17 @@ static bool linux_port(struct vcpu *vcpu, bool write, __u16 port, void *data,
 		serial_access(write, port, data);
 		return false;
 	}
+	if (port >= ACPI_PM1_PORT && port < ACPI_PM1_PORT + ACPI_PM1_PORTS)
+		return acpi_access(write, port, data, size);
 	if (!write) {
-		/* Nothing answers with ones; the keyboard controller is not busy. */
-		memset(data, port == KEYBOARD_STATUS ? 0 : 0xff, size);
+		/* Nothing answers with ones; the keyboard controller is never busy. */
+		memset(data, port == ACPI_RESET_PORT ? 0 : 0xff, size);
 		return false;
 	}
 	memcpy(&value, data, size);
 	if (port == GMEM_GUEST_PORT && size == sizeof(value))
 		peer_request(vcpu->vm, value);
-	return port == KEYBOARD_STATUS && value == KEYBOARD_RESET;
+	return port == ACPI_RESET_PORT && value == ACPI_RESET;
 }
 
 static void linux_mmio(struct vcpu *vcpu, bool write, __u64 gpa, void *data,
@@ -116,7 +115,7 @@ static void show_direction(const char *name, const struct direction *d)
 	       d->calls ? d->ns / 1e3 / d->calls : 0.0, d->worst_ns / 1e3);
 }
 
-/* What /proc says of the file, in bytes. */
+/* How much of the file is private, in bytes, according to /proc. */
 static __u64 private_bytes(const struct vm *vm)
 {
 	unsigned long long value = ~0ULL;
@@ -142,11 +141,13 @@ static void show_peer(const struct vm *vm)
 	       report->checked, peer.checked, peer.blocks);
 	printf("   private at the same time: up to %llu pages, %llu MiB of %llu\n", report->peak,
 	       report->peak * PAGE_BYTES >> 20, vm->size >> 20);
-	claim(!report->wrong && !peer.wrong, "nothing is lost: no page had other data than it should");
+	claim(!report->wrong && !peer.wrong,
+	      "nothing is lost: no page had other data than it should");
 	claim(report->to_private == private->calls && report->to_shared == shared->calls &&
 	      report->refused == private->failed + shared->failed,
 	      "guest and VMM have counted the same conversions");
-	claim(report->pages_to_private == private->pages && report->pages_to_shared == shared->pages &&
+	claim(report->pages_to_private == private->pages &&
+	      report->pages_to_shared == shared->pages &&
 	      stats_read(vm_stats, "gmem_pages_to_private") == private->pages &&
 	      stats_read(vm_stats, "gmem_pages_to_shared") == shared->pages,
 	      "guest, VMM and KVM have counted the same pages");
@@ -167,7 +168,7 @@ static void show_end(const struct vm *vm, const struct boot *boot, __u64 ns)
 	}
 	getrusage(RUSAGE_SELF, &usage);
 	fflush(stdout);
-	printf("\ngmem-vmm: the guest has reset its machine after %.1f s\n", ns / 1e9);
+	printf("\ngmem-vmm: the guest has ended after %.1f s\n", ns / 1e9);
 	printf("   %-12s%12s%12s%10s%15s%15s\n", "conversions", "requests", "pages", "refused",
 	       "each took", "the longest");
 	show_direction("to private", stats_of(true));
@@ -180,7 +181,7 @@ static void show_end(const struct vm *vm, const struct boot *boot, __u64 ns)
 	else if (peer.started)
 		claim(false, "the guest's driver has come to its end");
 	else
-		printf("   the guest has not loaded the driver of tools/gmem-guest: no data checked\n");
+		printf("   no data checked: the guest has not loaded the driver of tools/gmem-guest\n");
 }
 
 int linux_run(const struct boot *boot, unsigned int mib, enum on_busy on_busy)

@@ -9,8 +9,8 @@
 #define LINUX_MAX_MIB		3072	/* above are the interrupt controllers */
 
 /*
- * Run a Linux guest until it resets the machine.  Returns the exit status: 0 if
- * its driver, if it has used it, has found that all is as it has to be.
+ * Run a Linux guest until it resets the machine or switches it off.  Returns the
+ * exit status: 0 unless its driver, or the VMM, has found something wrong.
  */
 int linux_run(const struct boot *boot, unsigned int mib, enum on_busy on_busy);
 

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * The other side of the guest's driver: checks the contents of pages that the
- * guest has made shared, and is a disk that can only reach shared pages.
+ * The counterpart of the guest's driver: checks the contents of pages that the
+ * guest has made shared, and is a disk that can only access shared pages.
  */
 #include <errno.h>
 #include <stddef.h>
@@ -17,8 +17,8 @@ static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static __u8 disk[GMEM_GUEST_BLOCKS][PAGE_BYTES];
 
 /*
- * The guest may give any page, and make a page private at any time, so guest
- * memory is copied before it is looked at, and a copy may fail.
+ * The guest may name any page, and make a page private at any time: copy guest
+ * memory before looking at it, and expect the copy to fail.
  */
 static bool copy_in(struct vm *vm, void *to, __u64 pfn, size_t size)
 {
@@ -101,7 +101,8 @@ void peer_request(struct vm *vm, __u64 pfn)
 	pthread_mutex_lock(&lock);
 	if (copy_in(vm, &request, pfn, sizeof(request))) {
 		request.error = serve(vm, &request);
-		peer.refused += request.error != 0;
+		/* EIO is for data that are wrong, and counted as such. */
+		peer.refused += request.error && request.error != EIO;
 		if (!copy_out(vm, pfn, &request, offsetof(struct gmem_guest_request, pfn)))
 			peer.refused++;
 	} else {

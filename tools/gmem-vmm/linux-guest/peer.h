@@ -16,7 +16,7 @@ struct peer {
 
 extern struct peer peer;
 
-/* The guest's driver has a request for us in the page @pfn. */
+/* Serve the request that the guest's driver has put into the page @pfn. */
 void peer_request(struct vm *vm, __u64 pfn);
 
 #endif /* GMEM_VMM_PEER_H */

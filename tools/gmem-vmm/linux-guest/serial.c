@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * A serial port, a 16550A as far as Linux looks at it: its output goes to
- * standard output, standard input is what comes in.
+ * A serial port, as much of a 16550A as Linux needs: output goes to standard
+ * output, input comes from standard input.
  */
 #include <errno.h>
 #include <linux/serial_reg.h>
@@ -60,7 +60,7 @@ static void put(__u8 value)
 	serial.thr_empty = true;
 }
 
-/* What is sent comes back, in the loop that drivers find out with what this is. */
+/* In loopback mode, outputs are connected to inputs: drivers probe with it. */
 static __u8 modem_status(void)
 {
 	__u8 out = serial.mcr;

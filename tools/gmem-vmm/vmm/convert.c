@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Converting memory between shared and private, and what can come of it.
+ * Converting memory between shared and private, and handling the results.
  */
 #include <errno.h>
 #include <string.h>
@@ -23,7 +23,7 @@ static bool page_is_busy(void *data, __u64 error_offset)
  * only with BUSY_FAIL.
  *
  * Both ways to treat a busy page are in use.  A VMM that repeats the request
- * indefinitely relies on every user of the page to stop in the end.  A VMM that
+ * indefinitely relies on every user of the page to stop eventually.  A VMM that
  * knows of no user of guest memory that could block a conversion takes EAGAIN
  * for a bug, and stops the VM.
  *

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * The host's side of the memory: a touch that may go wrong.
+ * The host's accesses to guest memory, which may fail.
  */
 #include <errno.h>
 #include <linux/types.h>
@@ -12,10 +12,10 @@
 #include "host.h"
 
 /*
- * SIGBUS comes to the thread that touched, so what it needs is per thread.
- * Every VMM that maps guest memory has to have something like this: a bug in
- * a device model, or a guest that passes a private page to a device, must
- * end in an error of that device, not in the end of the VMM.
+ * SIGBUS goes to the thread that made the access, so this state is per thread.
+ * Every VMM that maps guest memory needs something like it: a bug in a device
+ * model, or a guest that passes a private page to a device, must result in an
+ * error of that device, not in the end of the VMM.
  */
 static __thread sigjmp_buf landing;
 static __thread sig_atomic_t touching;
@@ -25,14 +25,14 @@ static void on_sigbus(int sig, siginfo_t *info, void *context)
 {
 	(void)context;
 	/*
-	 * Early notice of a memory error, which processes get that asked for
-	 * it, or all of them (vm.memory_failure_early_kill).  Nobody has
-	 * touched that page: whoever does so will hear of it.
+	 * Early notice of a memory error, for processes that have asked for it, or
+	 * for all of them (vm.memory_failure_early_kill).  There was no access to
+	 * the page yet; the next one gets a signal of its own.
 	 */
 	if (info->si_code == BUS_MCEERR_AO)
 		return;
 	if (!__atomic_load_n(&touching, __ATOMIC_SEQ_CST)) {
-		/* Not a touch of ours: dies of it when we return. */
+		/* Not one of the accesses below: let the signal kill. */
 		signal(sig, SIG_DFL);
 		return;
 	}
@@ -55,7 +55,7 @@ void touch_init(void)
 static struct touch touch(__u8 *addr, bool write)
 {
 	memset(&result, 0, sizeof(result));
-	/* The signal is blocked in its handler: have the mask restored, too. */
+	/* The signal is blocked in its handler: restore the mask, too. */
 	if (!sigsetjmp(landing, 1)) {
 		__atomic_store_n(&touching, 1, __ATOMIC_SEQ_CST);
 		if (write)
@@ -77,7 +77,10 @@ struct touch touch_write(void *addr)
 	return touch(addr, true);
 }
 
-/* Copy, one of the two is guest memory.  Some of it is done if there is a fault. */
+/*
+ * Copy from or to guest memory.  If there is a fault, part of it may have been
+ * copied.
+ */
 struct touch touch_copy(void *to, const void *from, size_t size)
 {
 	memset(&result, 0, sizeof(result));
@@ -90,7 +93,7 @@ struct touch touch_copy(void *to, const void *from, size_t size)
 	return result;
 }
 
-/* Has the kernel read a byte there for us.  Returns 0 or the errno. */
+/* Have the kernel read a byte on behalf of the VMM.  Returns 0 or the errno. */
 int syscall_touch(const void *addr)
 {
 	int fds[2], err;

@@ -33,11 +33,11 @@
 #define MCACOD_DATA_LOAD	0x134
 #define MCI_MISC_ADDR_PHYS	(2 << 6)	/* plus the lowest valid bit */
 
-/* Not one of the first: on some CPUs those have a meaning of their own to guests. */
+/* On some CPUs, the first banks have a special meaning to guests: use a later one. */
 #define MCE_BANKS	10
 #define MCE_BANK	9
 
-/* Machine check registers that can hold what vcpu_machine_check() tells. */
+/* Provide the machine check registers that vcpu_machine_check() fills. */
 void vcpu_setup_mce(struct vcpu *vcpu)
 {
 	__u64 cap;
@@ -51,12 +51,12 @@ void vcpu_setup_mce(struct vcpu *vcpu)
 }
 
 /*
- * Tells the guest what hardware would have told it: an uncorrected error, hit
- * by the access that the vCPU is about to repeat.  A guest that does not handle
- * machine checks, or has not finished handling the one before, is shut down by
- * KVM, as by hardware.
+ * Report to the guest what hardware would have reported: an uncorrected error,
+ * hit by the access that the vCPU is about to repeat.  KVM shuts down a guest
+ * that does not handle machine checks, or is still handling the previous one,
+ * as hardware does.
  *
- * Intel's CPUs tell all CPUs of the machine, unless the guest has chosen
+ * Intel's CPUs report it to all CPUs of the machine, unless the guest has chosen
  * otherwise (LMCE): a VMM with more than one vCPU running has to do so too.
  */
 static void vcpu_machine_check(struct vcpu *vcpu, __u64 gpa)
@@ -79,13 +79,14 @@ static void vcpu_machine_check(struct vcpu *vcpu, __u64 gpa)
 }
 
 /*
- * A new page in the place of a lost one: the next touch, by guest or host, finds
- * zeros.  Whether it is private or shared stays as it is.
+ * Replace a lost page by a new one: the next access, by guest or host, finds
+ * zeros.  The page stays private or shared, as it was.
  *
- * For a guest that goes on using its page at once, as ours does.  Its other vCPUs
- * could read zeros there before the one that is told has told them.  A guest that
- * takes lost pages out of use, as Linux does, needs no new one before it is reset:
- * until then every access can be left to end like the first.
+ * This is for guests that continue to use the page right away, as the one of the
+ * demonstration does.  Its other vCPUs could read zeros before the vCPU that gets
+ * the machine check has told them.  A guest that takes lost pages out of use, as
+ * Linux does, needs no new page before it is reset: until then, every access can
+ * fail like the first.
  */
 static void vm_replace_page(struct vm *vm, __u64 offset)
 {
@@ -97,11 +98,11 @@ static void vm_replace_page(struct vm *vm, __u64 offset)
 /*
  * The guest's access to @gpa ended KVM_RUN with EHWPOISON.
  *
- * Several vCPUs may run into the same page, and come here one after the other.
+ * Several vCPUs may access the same lost page, and come here one after the other.
  * Only the first may punch the hole: the others would punch the new page, which
- * may have new data by then.  They are those that were entered before the page
- * was replaced.  But each of them has to be told, as each is about to repeat its
- * access, and would take the zeros for what had been there.
+ * may contain new data by then.  These are the vCPUs that were entered before the
+ * page was replaced.  Inject a machine check into each of them all the same: each
+ * is about to repeat its access, and would take the zeros for its data.
  */
 void vcpu_lost_page(struct vcpu *vcpu, __u64 gpa)
 {
@@ -113,7 +114,7 @@ void vcpu_lost_page(struct vcpu *vcpu, __u64 gpa)
 	if (*replaced <= vcpu->entered) {
 		vm_replace_page(vm, offset);
 		*replaced = vm->replacements + 1;
-		/* Who sees the count has seen the hole. */
+		/* Pairs with the load in vcpu_run(): the hole comes before the count. */
 		__atomic_store_n(&vm->replacements, *replaced, __ATOMIC_RELEASE);
 	}
 	pthread_mutex_unlock(&vm->convert_lock);

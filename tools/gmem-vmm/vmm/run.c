@@ -155,7 +155,7 @@ void vcpu_run(struct vcpu *vcpu)
 	struct kvm_run *run = vcpu->run;
 
 	for (;;) {
-		/* For vcpu_lost_page(): what happens later is news to this vCPU. */
+		/* For vcpu_lost_page(): pages that were replaced before this entry. */
 		vcpu->entered = __atomic_load_n(&vcpu->vm->replacements, __ATOMIC_ACQUIRE);
 		if (ioctl(vcpu->fd, KVM_RUN, 0)) {
 			int err = errno;

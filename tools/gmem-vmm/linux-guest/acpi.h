@@ -1,0 +1,22 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+#ifndef GMEM_VMM_ACPI_H
+#define GMEM_VMM_ACPI_H
+
+#include <linux/types.h>
+#include <stdbool.h>
+
+/* Tables, in the last 64 KiB below 1 MiB: not RAM, but the guest searches it. */
+#define ACPI_GPA	0xf0000
+
+#define ACPI_PM1_PORT	0x600
+#define ACPI_PM1_PORTS	6
+#define ACPI_RESET_PORT	0x64	/* a keyboard controller's, if only for this */
+#define ACPI_RESET	0xfe
+
+/* Describe the CPUs and interrupt controllers, in zeroed memory at @mem. */
+void acpi_make(void *mem, int nr_cpus);
+
+/* The guest uses a port of power management.  Returns true to switch it off. */
+bool acpi_access(bool write, __u16 port, void *data, unsigned int size);
+
+#endif /* GMEM_VMM_ACPI_H */
