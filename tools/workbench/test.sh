@@ -254,6 +254,7 @@ cmd_test()
 	say "Checking the series"
 	stage "series: patches, top-level files and tree agree" cmd_check || :
 	stage "series: checkpatch --strict" cmd_checkpatch || :
+	stage "series: apply and undo" apply_check || :
 	stage "mutants apply" cmd_mutants --check || :
 	for kernel in $(test_kernels); do
 		stage "build $kernel" cmd_build "$kernel" || :
