@@ -10,15 +10,16 @@ BASE_VERSION=7.3.4-1~bpo13+1
 BASE_SHA256=76df1affb19f24926949369be1d74b60071c963c598ce8780bddd4bbf0fc3bc4
 BASE_SUITE=trixie-backports
 
-# deps_missing demo|test: packages to install. The list says which command needs it first, the package, and what it has to
-# bring. Files are looked for, not packages: any compiler will do.
+# deps_missing demo|test|docs: packages to install. The list says which command needs it first, the package, and what it
+# has to bring. Files are looked for, not packages: any compiler will do.
 deps_missing()
 {
 	local command package thing file
 
 	while read -r command package thing; do
 		case $command:$1 in
-		test:demo) continue ;;
+		demo:*|test:test|docs:docs) ;;
+		*) continue ;;
 		esac
 		case $thing in
 		/*)	for file in $thing; do
@@ -52,19 +53,22 @@ deps_missing()
 		test qemu-system-arm qemu-system-aarch64
 		test gcc-aarch64-linux-gnu aarch64-linux-gnu-gcc
 		test libc6-dev-arm64-cross /usr/aarch64-linux-gnu/include/stdio.h
+		docs python3-sphinx /usr/bin/sphinx-build
+		docs python3-yaml /usr/lib/python3*/dist-packages/yaml/__init__.py
+		docs gnuplot-nox gnuplot
 		demo debian-archive-keyring /usr/share/keyrings/debian-archive-keyring.*
 		demo ca-certificates /etc/ssl/certs/ca-certificates.crt
 	END
 }
 
-# cmd_deps [demo|test]: all that the command needs; both of them need what demo does.
+# cmd_deps [demo|test|docs]: all that the command needs; all of them need what demo does.
 cmd_deps()
 {
 	local command="${1:-test}" missing sudo=''
 
 	case $command in
-	demo|test) ;;
-	*)	die "deps: for 'demo' or 'test', not for '$command'" ;;
+	demo|test|docs) ;;
+	*)	die "deps: for 'demo', 'test' or 'docs', not for '$command'" ;;
 	esac
 	missing=$(deps_missing "$command" | tr '\n' ' ')
 	[ -n "$missing" ] || return 0
