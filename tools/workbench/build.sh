@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
 # shellcheck shell=dash
 #
-# Building: the kernels of the file `kernels`, their modules, the selftests, PID 1, the example VMM and the benchmark.
+# Building: the kernels of the file `kernels`, their modules, the selftests, PID 1, the example VMM, gmem-top and the benchmark.
 #
 # kernel_take sets what all else here is about: KERNEL, its name in the file `kernels`; KARCH, its architecture; KTREE, its
 # source; and OUT, where it is built.
@@ -65,6 +65,11 @@ vmm_make()
 	make -C "$TOP/tools/gmem-vmm" OUT="$OUT/gmem-vmm" KHDR="$OUT/usr/include"
 }
 
+top_make()
+{
+	make -C "$TOP/tools/gmem-top" OUT="$OUT/gmem-top" KHDR="$OUT/usr/include"
+}
+
 bench_make()
 {
 	make -C "$TOP/tools/gmem-bench" OUT="$OUT/gmem-bench" KHDR="$(arch_out)/usr/include"
@@ -90,7 +95,8 @@ kernel_copy()
 	fi
 	rm -rf "$OUT.new"
 	mkdir "$OUT.new"
-	tar -C "$(arch_out)" --format=posix -cf - --exclude=./selftests --exclude=./gmem-vmm --exclude=./.config . |
+	tar -C "$(arch_out)" --format=posix -cf - --exclude=./selftests --exclude=./gmem-vmm --exclude=./gmem-top \
+		--exclude=./.config . |
 		tar -C "$OUT.new" -xf - || return 1
 	touch "$OUT.new/copied"
 	mv "$OUT.new" "$OUT"
@@ -128,6 +134,7 @@ kernel_build()
 	fi
 	if [ "$KERNEL" = x86_64 ]; then
 		step gmem-vmm "example VMM" 0 vmm_make || die "the example VMM does not build"
+		step gmem-top "gmem-top" 0 top_make || die "gmem-top does not build"
 	fi
 	if [ "$KERNEL" = $BENCH_KERNEL ]; then
 		step gmem-bench "benchmark" 0 bench_make || die "the benchmark does not build"

@@ -146,6 +146,9 @@ machine_boot()
 			continue ;;
 		*:gmem-vmm)
 			file=$(arch_out)/gmem-vmm/gmem-vmm ;;
+		*:gmem-top-test)
+			vm_file "$(arch_out)/gmem-top/gmem-top"
+			file=$(arch_out)/gmem-top/gmem-top-test ;;
 		*)	file=$(arch_out)/selftests/$program ;;
 		esac
 		vm_file "$file"

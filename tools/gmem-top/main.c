@@ -1,0 +1,273 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/* gmem-top - watch guest_memfds, and their conversions between shared and private */
+#include <errno.h>
+#include <getopt.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <termios.h>
+#include <unistd.h>
+
+#include "top.h"
+
+#define DEFAULT_INTERVAL	2.0
+#define MIN_INTERVAL		0.1
+#define MAX_INTERVAL		86400.0
+
+/* Read events at least this often, so that the buffer does not overflow. */
+#define READ_MS			100
+
+static volatile sig_atomic_t ended_by;
+static bool screen;		/* redraw in place, on a terminal */
+static struct termios terminal;
+static bool raw;
+
+static void usage(FILE *to)
+{
+	fputs("Usage: gmem-top [--once] [--interval SECONDS] [--json]\n"
+	      "\n"
+	      "Shows the guest_memfds of all VMs, how much of each is shared, private and\n"
+	      "allocated, and its conversions as they happen.\n"
+	      "\n"
+	      "  --once              one report, of one interval, instead of one after another\n"
+	      "  --interval SECONDS  between reports, at least 0.1 (default: 2)\n"
+	      "  --json              a line of JSON for each report\n"
+	      "  --help              this text\n"
+	      "\n"
+	      "On a terminal the report is redrawn in place; q or ^C ends it.  What cannot be\n"
+	      "seen is listed with the reason.  As root everything can.\n",
+	      to);
+}
+
+static noreturn void bad_usage(const char *what, const char *which)
+{
+	fprintf(stderr, "gmem-top: %s%s; gmem-top --help lists the options\n", what, which);
+	exit(EXIT_USAGE);
+}
+
+static double parse_interval(const char *text)
+{
+	char *end;
+	double value = strtod(text, &end);
+
+	if (end == text || *end || !(value >= MIN_INTERVAL && value <= MAX_INTERVAL)) {
+		fprintf(stderr, "gmem-top: --interval takes seconds from %g to %g, not '%s'\n",
+			MIN_INTERVAL, MAX_INTERVAL, text);
+		exit(EXIT_USAGE);
+	}
+	return value;
+}
+
+static void on_signal(int signal)
+{
+	ended_by = signal;
+}
+
+/* Interrupts poll(), which redraws. */
+static void on_resize(int signal)
+{
+	(void)signal;
+}
+
+static void catch_signals(void)
+{
+	static const int ends[] = { SIGINT, SIGTERM, SIGHUP, SIGQUIT };
+	struct sigaction action = { .sa_handler = on_signal };
+	unsigned int i;
+
+	for (i = 0; i < ARRAY_SIZE(ends); i++)
+		sigaction(ends[i], &action, NULL);
+	action.sa_handler = on_resize;
+	sigaction(SIGWINCH, &action, NULL);
+	/* A reader that has gone is a failed write. */
+	signal(SIGPIPE, SIG_IGN);
+}
+
+static void terminal_restore(void)
+{
+	if (raw)
+		tcsetattr(STDIN_FILENO, TCSANOW, &terminal);
+	raw = false;
+}
+
+static void terminal_setup(void)
+{
+	struct termios new;
+
+	if (!screen || !isatty(STDIN_FILENO) || tcgetattr(STDIN_FILENO, &terminal) ||
+	    tcgetpgrp(STDIN_FILENO) != getpgrp())
+		return;
+	new = terminal;
+	new.c_lflag &= ~(ICANON | ECHO);
+	new.c_cc[VMIN] = 0;
+	new.c_cc[VTIME] = 0;
+	raw = !tcsetattr(STDIN_FILENO, TCSANOW, &new);
+}
+
+static bool key_quits(void)
+{
+	char key;
+
+	return raw && read(STDIN_FILENO, &key, 1) == 1 && (key == 'q' || key == 'Q');
+}
+
+/* Cut what does not fit, so that nothing scrolls. */
+static void draw(const char *text)
+{
+	struct winsize size = { .ws_row = 24, .ws_col = 80 };
+	unsigned int row = 0;
+	int len;
+
+	if (ioctl(STDOUT_FILENO, TIOCGWINSZ, &size) || size.ws_row < 2 || size.ws_col < 2)
+		size = (struct winsize) { .ws_row = 24, .ws_col = 80 };
+
+	fputs("\033[H", stdout);
+	while (*text && row < size.ws_row - 1u) {
+		len = strcspn(text, "\n");
+		printf("%.*s\033[K\n", len < size.ws_col ? len : size.ws_col, text);
+		text += len + (text[len] == '\n');
+		row++;
+	}
+	if (*text)
+		fputs("(more than fits the terminal)\033[K", stdout);
+	else
+		fputs("\033[J", stdout);
+}
+
+static void print(const struct report *report, bool json, bool first)
+{
+	size_t size;
+	char *text;
+	FILE *out = open_memstream(&text, &size);
+
+	if (!out)
+		die("out of memory");
+	if (json)
+		show_json(out, report);
+	else
+		show_text(out, report);
+	if (fclose(out))
+		die("out of memory");
+	if (screen)
+		draw(text);
+	else
+		printf("%s%s", json || first ? "" : "\n", text);
+	free(text);
+	if (fflush(stdout))
+		die("cannot write the report: %s", strerror(errno));
+}
+
+static void make_report(double seconds, bool json, bool first)
+{
+	struct report report = { .seconds = seconds, .lost = trace_lost() };
+
+	proc_scan(&report);
+	stats_read(&report);
+	trace_note(&report);
+	print(&report, json, first);
+	report_free(&report);
+}
+
+/* Wait for the end of the interval; return false to quit. */
+static bool watch(double until)
+{
+	struct pollfd key = { .fd = raw ? STDIN_FILENO : -1, .events = POLLIN };
+	double left;
+
+	for (;;) {
+		trace_read();
+		left = until - now();
+		if (ended_by)
+			return false;
+		if (left <= 0)
+			return true;
+		poll(&key, 1, left * 1000 < READ_MS ? left * 1000 + 1 : READ_MS);
+		if (key_quits())
+			return false;
+	}
+}
+
+static void run(bool once, bool json, double interval)
+{
+	bool watched = trace_open(), first = true;
+	double start = now(), end;
+
+	/* Without events there is nothing to wait for. */
+	if (screen || (once && !watched)) {
+		make_report(0, json, first);
+		first = false;
+	}
+	while (!(once && !watched) && watch(start + interval)) {
+		end = now();
+		make_report(watched ? end - start : 0, json, first);
+		if (once)
+			return;
+		first = false;
+		trace_next_interval();
+		watched = trace_open();
+		start = end;
+	}
+}
+
+/* getopt() gives one letter of a word of short options. */
+static const char *bad_option(const char *arg)
+{
+	static char name[3] = "-?";
+
+	if (!optopt || !strncmp(arg, "--", 2))
+		return arg;
+	name[1] = optopt;
+	return name;
+}
+
+int main(int argc, char **argv)
+{
+	static const struct option options[] = {
+		{ "once", no_argument, NULL, 'o' },
+		{ "interval", required_argument, NULL, 'i' },
+		{ "json", no_argument, NULL, 'j' },
+		{ "help", no_argument, NULL, 'h' },
+		{ }
+	};
+	double interval = DEFAULT_INTERVAL;
+	bool once = false, json = false;
+	int option;
+
+	opterr = 0;
+	while ((option = getopt_long(argc, argv, ":", options, NULL)) != -1) {
+		switch (option) {
+		case 'o':
+			once = true;
+			break;
+		case 'i':
+			interval = parse_interval(optarg);
+			break;
+		case 'j':
+			json = true;
+			break;
+		case 'h':
+			usage(stdout);
+			return 0;
+		case ':':
+			bad_usage("a value is missing after ", argv[optind - 1]);
+		default:
+			bad_usage("unknown option ", bad_option(argv[optind - 1]));
+		}
+	}
+	if (optind != argc)
+		bad_usage("it takes no arguments but options, not ", argv[optind]);
+
+	screen = !once && !json && isatty(STDOUT_FILENO);
+	catch_signals();
+	atexit(trace_close);
+	atexit(terminal_restore);
+	terminal_setup();
+	if (screen)
+		fputs("\033[2J", stdout);
+	run(once, json, interval);
+	if (screen)
+		fputs("\n", stdout);
+	return ended_by && ended_by != SIGINT ? 128 + ended_by : 0;
+}

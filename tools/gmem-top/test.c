@@ -1,0 +1,441 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * Run gmem-top, which has to be in the same folder, beside a VM whose memory and
+ * conversions are known, and check what it says.
+ */
+#include <fcntl.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <stdnoreturn.h>
+#include <sys/ioctl.h>
+#include <sys/prctl.h>
+#include <sys/stat.h>
+#include <sys/uio.h>
+#include <sys/wait.h>
+
+#include <gmem.h>
+
+#define ARRAY_SIZE(array)	(sizeof(array) / sizeof((array)[0]))
+#define PAGE		4096
+#define NR_PAGES	64
+#define PINNED_PAGE	12
+#define NOBODY		65534
+#define INSTANCES	"/sys/kernel/tracing/instances"
+#define MAX_ARGS	8
+
+static char top[512];		/* path of gmem-top */
+static char output[1 << 16];
+static int kvm_fd, vm_fd, gmem_fd;
+static char *mem;
+static int nr_results, nr_failed;
+
+static noreturn void die(const char *what)
+{
+	printf("Bail out! %s: %s\n", what, strerror(errno));
+	exit(1);
+}
+
+static void result(bool ok, const char *fmt, ...)
+{
+	va_list ap;
+
+	printf("%sok %d ", ok ? "" : "not ", ++nr_results);
+	va_start(ap, fmt);
+	vprintf(fmt, ap);
+	va_end(ap);
+	printf("\n");
+	if (!ok && *output)
+		printf("# output: %s\n", output);
+	nr_failed += !ok;
+	fflush(stdout);
+}
+
+static __attribute__((format(printf, 1, 2))) bool says(const char *fmt, ...)
+{
+	char text[512];
+	va_list ap;
+
+	va_start(ap, fmt);
+	vsnprintf(text, sizeof(text), fmt, ap);
+	va_end(ap);
+	if (strstr(output, text))
+		return true;
+	printf("# missing: %s\n", text);
+	return false;
+}
+
+static void create_vm(void)
+{
+	int i;
+
+	kvm_fd = open("/dev/kvm", O_RDWR | O_CLOEXEC);
+	if (kvm_fd < 0)
+		die("/dev/kvm");
+	vm_fd = ioctl(kvm_fd, KVM_CREATE_VM, KVM_X86_SW_PROTECTED_VM);
+	if (vm_fd < 0)
+		die("KVM_CREATE_VM");
+	gmem_fd = gmem_create(vm_fd, NR_PAGES * PAGE, GMEM_FLAGS);
+	if (gmem_fd < 0)
+		die("KVM_CREATE_GUEST_MEMFD");
+	mem = gmem_map(gmem_fd, NR_PAGES * PAGE);
+	if (!mem)
+		die("mmap");
+	for (i = 0; i < 16; i++)
+		mem[i * PAGE] = 1;
+}
+
+static void destroy_vm(void)
+{
+	munmap(mem, NR_PAGES * PAGE);
+	close(gmem_fd);
+	close(vm_fd);
+	close(kvm_fd);
+}
+
+static int convert(__u64 page, __u64 nr, bool private)
+{
+	return gmem_try_convert(gmem_fd, page * PAGE, nr * PAGE,
+				private ? KVM_MEMORY_ATTRIBUTE_PRIVATE : 0, NULL);
+}
+
+/* Start gmem-top with these arguments, as a user; its output comes from *@from. */
+static pid_t start(int *from, uid_t uid, const char *args)
+{
+	char *argv[MAX_ARGS] = { top }, *copy = strdup(args);
+	int pipe_fd[2], i = 1;
+	pid_t pid;
+
+	if (pipe2(pipe_fd, O_CLOEXEC))
+		die("pipe");
+	pid = fork();
+	if (pid < 0)
+		die("fork");
+	if (!pid) {
+		dup2(pipe_fd[1], STDOUT_FILENO);
+		dup2(pipe_fd[1], STDERR_FILENO);
+		for (argv[i] = strtok(copy, " "); argv[i]; argv[++i] = strtok(NULL, " "))
+			;
+		if (uid && (setgid(uid) || setuid(uid)))
+			_exit(125);
+		execv(top, argv);
+		_exit(126);
+	}
+	free(copy);
+	close(pipe_fd[1]);
+	*from = pipe_fd[0];
+	return pid;
+}
+
+/* All output, and the exit status, or 128 and the signal. */
+static int finish(pid_t pid, int from)
+{
+	size_t len = 0;
+	ssize_t got;
+	int status;
+
+	while ((got = read(from, output + len, sizeof(output) - 1 - len)) > 0)
+		len += got;
+	output[len] = '\0';
+	close(from);
+	if (waitpid(pid, &status, 0) != pid)
+		die("waitpid");
+	return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
+}
+
+static int run(uid_t uid, const char *args)
+{
+	int from;
+	pid_t pid = start(&from, uid, args);
+
+	return finish(pid, from);
+}
+
+static bool has_instance(pid_t pid)
+{
+	char path[128];
+
+	snprintf(path, sizeof(path), INSTANCES "/gmem-top.%d", pid);
+	return !access(path, F_OK);
+}
+
+static void wait_until_watching(pid_t pid)
+{
+	char path[128], on = '0';
+	int i, fd;
+
+	snprintf(path, sizeof(path), INSTANCES "/gmem-top.%d/events/kvm/kvm_gmem_convert/enable", pid);
+	for (i = 0; i < 2000; i++) {
+		fd = open(path, O_RDONLY | O_CLOEXEC);
+		if (fd >= 0 && read(fd, &on, 1) != 1)
+			on = '0';
+		close(fd);
+		if (on == '1')
+			return;
+		usleep(10000);
+	}
+	errno = ETIMEDOUT;
+	die("gmem-top does not watch");
+}
+
+/* A page in a pipe is in use until it is read. */
+static void use_page(int pipe_fd[2])
+{
+	struct iovec iov = { mem + PINNED_PAGE * PAGE, PAGE };
+
+	if (pipe2(pipe_fd, O_CLOEXEC) || vmsplice(pipe_fd[1], &iov, 1, 0) != PAGE)
+		die("vmsplice");
+}
+
+static void check_numbers(void)
+{
+	int pipe_fd[2], from, i, status;
+	struct stat st;
+	pid_t pid;
+
+	fstat(gmem_fd, &st);
+	if (convert(2, 4, true))
+		die("conversion");
+	use_page(pipe_fd);
+	pid = start(&from, 0, "--once --json --interval 3");
+	wait_until_watching(pid);
+	for (i = 0; i < 10; i++)
+		if (convert(20, 2, true) || convert(20, 2, false))
+			die("conversion");
+	if (convert(8, 8, true) != -EAGAIN)
+		die("conversion of a page that is in use");
+	status = finish(pid, from);
+	close(pipe_fd[0]);
+	close(pipe_fd[1]);
+
+	result(!status, "--once --json: exit status %d", status);
+	result(says("\"files\":[{\"pid\":%d,\"fd\":%d,\"ino\":%lu,\"command\":\"gmem-top-test\",\"size\":%d,\"flags\":3,\"shared\":%d,\"private\":%d,\"ranges\":3,\"allocated\":%d,\"pages_poisoned\":0,",
+		    getpid(), gmem_fd, st.st_ino, NR_PAGES * PAGE, (NR_PAGES - 4) * PAGE, 4 * PAGE,
+		    16 * PAGE), "memory of the file");
+	result(says("\"interval\":{\"requests\":21,\"pages_to_private\":20,\"pages_to_shared\":20,\"waited_ns\":") &&
+	       says("\"refused\":1}"), "conversions");
+	result(says("\"last_refusal\":{\"error\":\"EAGAIN\",\"offset\":%d,\"size\":%d,", 8 * PAGE, 8 * PAGE),
+	       "request that was refused");
+	result(says("\"error_offset\":%d}", PINNED_PAGE * PAGE), "page that was in use");
+	result(says("\"vms\":[{\"pid\":%d,\"fd\":%d,", getpid(), vm_fd) &&
+	       says("\"gmem_to_private\":11,\"gmem_pages_to_private\":24,\"gmem_to_shared\":10,\"gmem_pages_to_shared\":20,\"gmem_busy\":1,\"gmem_poisoned\":0"),
+	       "statistics of the VM");
+	result(says("\"not_visible\":[]"), "root sees all");
+	result(says("\"in_place_conversion\":true"), "module parameter");
+	result(!has_instance(pid), "no tracing instance is left");
+}
+
+static void check_text(void)
+{
+	int status = run(0, "--once --interval 0.5");
+
+	result(!status && says("1 VM, 1 guest_memfd; in-place conversion is on") &&
+	       says("%7d %4d gmem-top-test       256K     240K      16K       3      64K      0\n", getpid(), gmem_fd),
+	       "--once: memory as text");
+}
+
+/* Which events were lost depends, but all are accounted for. */
+static void check_lost(void)
+{
+	const char *requests, *lost;
+	int from, i, status;
+	long sum;
+	pid_t pid;
+
+	pid = start(&from, 0, "--once --json --interval 1");
+	wait_until_watching(pid);
+	kill(pid, SIGSTOP);
+	for (i = 0; i < 20000; i++)
+		if (convert(20, 1, !(i & 1)))
+			die("conversion");
+	kill(pid, SIGCONT);
+	status = finish(pid, from);
+	requests = strstr(output, "\"interval\":{\"requests\":");
+	lost = strstr(output, "\"events_lost\":");
+	sum = requests && lost ? atol(requests + 23) + atol(lost + 14) : 0;
+	printf("# %ld of 20000 accounted for, %ld lost\n", sum, lost ? atol(lost + 14) : 0);
+	result(!status && lost && atol(lost + 14) > 0 && sum == 20000, "events that were lost are reported");
+}
+
+static void check_cleanup(void)
+{
+	static const int signals[] = { SIGINT, SIGTERM, SIGHUP };
+	static const int expected[] = { 0, 128 + SIGTERM, 128 + SIGHUP };
+	unsigned int i;
+	pid_t pid;
+	int from, status;
+
+	for (i = 0; i < ARRAY_SIZE(signals); i++) {
+		pid = start(&from, 0, "--interval 60");
+		wait_until_watching(pid);
+		kill(pid, signals[i]);
+		status = finish(pid, from);
+		result(status == expected[i] && !has_instance(pid), "%s: status %d, no instance left",
+		       strsignal(signals[i]), status);
+	}
+
+	/* The reader of its output goes. */
+	pid = start(&from, 0, "--interval 0.2");
+	wait_until_watching(pid);
+	close(from);
+	from = open("/dev/null", O_RDONLY | O_CLOEXEC);
+	status = finish(pid, from);
+	result(status == 1 && !has_instance(pid), "closed pipe: status %d, no instance left", status);
+
+	pid = start(&from, 0, "--interval 60");
+	wait_until_watching(pid);
+	kill(pid, SIGKILL);
+	finish(pid, from);
+	result(has_instance(pid), "SIGKILL leaves an instance");
+	run(0, "--once --interval 0.1");
+	result(!has_instance(pid), "the next gmem-top removes it");
+}
+
+static void check_terminal(void)
+{
+	int fd = posix_openpt(O_RDWR | O_NOCTTY | O_CLOEXEC), status;
+	struct winsize size = { .ws_row = 6, .ws_col = 40 };
+	struct pollfd ready = { .fd = fd, .events = POLLIN };
+	unsigned int len = 0;
+	const char *line;
+	ssize_t got;
+	pid_t pid;
+	bool fits;
+
+	if (fd < 0 || grantpt(fd) || unlockpt(fd) || ioctl(fd, TIOCSWINSZ, &size))
+		die("posix_openpt");
+	pid = fork();
+	if (!pid) {
+		setsid();
+		close(STDIN_FILENO);
+		/* The first terminal that a session opens is its own. */
+		if (open(ptsname(fd), O_RDWR) != STDIN_FILENO)
+			_exit(125);
+		dup2(STDIN_FILENO, STDOUT_FILENO);
+		execl(top, top, "--interval", "0.3", NULL);
+		_exit(126);
+	}
+	wait_until_watching(pid);
+	usleep(1500000);
+	if (write(fd, "q", 1) != 1)
+		die("terminal");
+	waitpid(pid, &status, 0);
+	while (len < sizeof(output) - 1 && poll(&ready, 1, 100) > 0 &&
+	       (got = read(fd, output + len, sizeof(output) - 1 - len)) > 0)
+		len += got;
+	output[len] = '\0';
+	close(fd);
+
+	fits = true;
+	for (line = output; (line = strstr(line, "\033[K")); line++) {
+		const char *begin = line;
+
+		while (begin > output && begin[-1] != '\n' && begin[-1] != 'H')
+			begin--;
+		fits = fits && line - begin <= 40;
+	}
+	result(WIFEXITED(status) && !WEXITSTATUS(status), "terminal: q ends it");
+	result(says("\033[2J\033[H") && fits && says("(more than fits the terminal)"),
+	       "terminal: fits into 40 columns and 6 lines");
+	result(!has_instance(pid), "terminal: no instance left");
+}
+
+static void check_user(void)
+{
+	int status = run(NOBODY, "--once");
+
+	result(!status && says("0 VMs, 0 guest_memfds") && says("Not visible") &&
+	       says("CAP_SYS_PTRACE") && says("tracefs is for root"), "another user sees no VM, and why");
+	status = run(NOBODY, "--once --json");
+	result(!status && says("\"vms\":[],\"files\":[],\"not_visible\":[\"VMs and files of "),
+	       "another user, JSON");
+}
+
+/* In a process of its own, which is one of an ordinary user. */
+static void own_vm(void)
+{
+	int status;
+
+	if (setgid(NOBODY) || setuid(NOBODY) || prctl(PR_SET_DUMPABLE, 1))
+		die("setuid");
+	create_vm();
+	status = run(0, "--once --json");
+	if (status || !says("\"files\":[{\"pid\":%d,\"fd\":%d,", getpid(), gmem_fd) ||
+	    !says("\"private\":0,\"ranges\":1,\"allocated\":%d,\"pages_poisoned\":0,\"conversions\":null}", 16 * PAGE) ||
+	    !says("\"vms\":[{\"pid\":%d,\"fd\":%d,\"command\":\"gmem-top-test\",\"statistics\":null}", getpid(), vm_fd) ||
+	    !says("debugfs is for root") || !says("tracefs is for root")) {
+		printf("# output: %s\n", output);
+		fflush(stdout);
+		_exit(1);
+	}
+	_exit(0);
+}
+
+static void check_owner(void)
+{
+	pid_t pid;
+	int status;
+
+	if (chmod("/dev/kvm", 0666))
+		die("chmod of /dev/kvm");
+	fflush(stdout);
+	pid = fork();
+	if (!pid)
+		own_vm();
+	waitpid(pid, &status, 0);
+	output[0] = '\0';
+	result(!status, "the owner sees memory, but neither statistics nor conversions, and why");
+}
+
+static void check_usage(void)
+{
+	static const struct {
+		const char *args, *says;
+	} bad[] = {
+		{ "--no-such", "unknown option --no-such" },
+		{ "-x", "unknown option -x" },
+		{ "--interval", "a value is missing after --interval" },
+		{ "--interval 0", "--interval takes seconds from 0.1 to 86400, not '0'" },
+		{ "--interval -1", "--interval takes seconds from 0.1 to 86400, not '-1'" },
+		{ "--interval nan", "--interval takes seconds from 0.1 to 86400, not 'nan'" },
+		{ "--interval 2x", "--interval takes seconds from 0.1 to 86400, not '2x'" },
+		{ "--once=1", "--once" },
+		{ "4711", "not 4711" },
+	};
+	unsigned int i;
+	int status;
+
+	for (i = 0; i < ARRAY_SIZE(bad); i++) {
+		status = run(0, bad[i].args);
+		result(status == 2 && says("gmem-top: ") && says("%s", bad[i].says), "gmem-top %s: status %d",
+		       bad[i].args, status);
+	}
+	result(!run(0, "--help") && says("Usage: gmem-top"), "gmem-top --help");
+}
+
+int main(int argc, char **argv)
+{
+	char *slash;
+
+	(void)argc;
+	snprintf(top, sizeof(top), "%s", argv[0]);
+	slash = strrchr(top, '/');
+	snprintf(slash ? slash + 1 : top, 16, "gmem-top");
+
+	printf("TAP version 13\n");
+	result(!run(0, "--once --interval 0.1") && says("0 VMs, 0 guest_memfds"), "without a VM");
+	create_vm();
+	check_numbers();
+	check_text();
+	check_lost();
+	check_cleanup();
+	check_terminal();
+	check_user();
+	check_owner();
+	destroy_vm();
+	check_usage();
+	printf("1..%d\n", nr_results);
+	return nr_failed ? 1 : 0;
+}

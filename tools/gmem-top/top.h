@@ -1,0 +1,118 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/* What gmem-top knows: VMs, their guest_memfds, and the conversions of these. */
+#ifndef TOP_H
+#define TOP_H
+
+#include <stdbool.h>
+#include <stdio.h>
+#include <stdnoreturn.h>
+#include <unistd.h>
+
+#define ARRAY_SIZE(array)	(sizeof(array) / sizeof((array)[0]))
+
+#define PAGE_BYTES		((u64)sysconf(_SC_PAGESIZE))
+
+#define EXIT_FAILED		1
+#define EXIT_USAGE		2
+
+#define GMEM_PARAMETER	"/sys/module/kvm/parameters/gmem_in_place_conversion"
+
+typedef unsigned long long u64;
+
+/* Counters of a VM since it was created, see stat_names[]. */
+enum vm_stat {
+	TO_PRIVATE,
+	PAGES_TO_PRIVATE,
+	TO_SHARED,
+	PAGES_TO_SHARED,
+	BUSY,
+	POISONED,
+	NR_STATS,
+};
+
+extern const char * const stat_names[NR_STATS];
+
+struct vm {
+	int pid, fd;
+	char comm[16];
+	bool has_stats;
+	u64 stats[NR_STATS];
+};
+
+/* Conversions of a file, as reported by the tracepoint. */
+struct conversions {
+	u64 requests;
+	u64 pages_to_private;
+	u64 pages_to_shared;
+	u64 waited_ns;
+	u64 refused;		/* EAGAIN and EHWPOISON */
+};
+
+struct refusal {
+	int error;		/* 0: there was none */
+	u64 offset, size;	/* of the request */
+	bool has_offender;	/* older kernels do not report it */
+	u64 offender;		/* offset of the page */
+};
+
+struct activity {
+	u64 ino;
+	struct conversions interval, total;
+	struct refusal last;
+};
+
+struct file {
+	u64 ino;
+	int pid, fd;		/* the first holder that was found */
+	char comm[16];
+	u64 size;
+	/* From fdinfo; without it only the size is known. */
+	bool has_info;
+	u64 flags, shared, private, ranges, allocated, poisoned;
+};
+
+struct report {
+	double seconds;		/* length of the interval, 0 if nothing is watched */
+	u64 lost;		/* events that were overwritten before they were read */
+	int in_place;		/* 1 on, 0 off, -1 unknown */
+	struct vm *vms;
+	unsigned int nr_vms;
+	struct file *files;
+	unsigned int nr_files;
+	char **notes;		/* what cannot be seen, and why */
+	unsigned int nr_notes;
+};
+
+/* util.c */
+noreturn void die(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
+void *grow(void *array, unsigned int nr, size_t size);
+bool read_text(char *text, size_t size, const char *fmt, ...)
+	__attribute__((format(printf, 3, 4)));
+void note(struct report *report, const char *fmt, ...)
+	__attribute__((format(printf, 2, 3)));
+void report_free(struct report *report);
+double now(void);
+
+/* proc.c */
+void proc_scan(struct report *report);
+
+/* stats.c */
+void stats_read(struct report *report);
+
+/* trace.c */
+bool trace_open(void);
+void trace_close(void);
+void trace_read(void);
+void trace_note(struct report *report);
+u64 trace_lost(void);
+const struct activity *trace_activity(u64 ino);
+const struct activity *trace_nth(unsigned int i);
+void trace_next_interval(void);
+
+/* show.c */
+void show_text(FILE *out, const struct report *report);
+
+/* json.c */
+void show_json(FILE *out, const struct report *report);
+
+#endif
