@@ -26,6 +26,7 @@
 
 #include "guest_memfd.h"
 #include "guest_memfd_convert.h"
+#include "guest_memfd_hugepages.h"
 #include "kvm_mm.h"
 
 /* Check this many pages between two calls of cond_resched(). */
@@ -72,12 +73,25 @@ struct folio *kvm_gmem_next_change(struct kvm_gmem_change_iter *iter)
 static int kvm_gmem_release_pages(struct kvm_gmem_conversion *c)
 {
 	struct folio *folio;
+	pgoff_t released = 0;
 	int r;
 
 	if (!GMEM_I(c->inode)->needs_release)
 		return 0;
 
 	kvm_gmem_for_each_change(folio, c, c->first_change, c->last_change) {
+		/* A whole chunk has been released with its first page. */
+		if (folio->index < released)
+			continue;
+
+		r = kvm_gmem_release_chunk(c->inode, folio, c->last_change);
+		if (r < 0)
+			return r;
+		if (r) {
+			released = folio->index + r;
+			continue;
+		}
+
 		/* Exclude memory_failure(), as when a page is freed. */
 		folio_lock(folio);
 		r = kvm_arch_gmem_reclaim(folio_pfn(folio), folio_nr_pages(folio));
@@ -144,6 +158,8 @@ static int kvm_gmem_try_convert(struct kvm_gmem_conversion *c)
 		if (r)
 			goto abort;
 	}
+
+	kvm_gmem_split_edges(c->inode, c->first_change, c->last_change + 1);
 
 	/*
 	 * Pages in between that already match have no mappings of the old

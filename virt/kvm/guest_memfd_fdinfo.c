@@ -12,6 +12,7 @@
 #include <linux/seq_file.h>
 
 #include "guest_memfd.h"
+#include "guest_memfd_hugepages.h"
 
 static unsigned long kvm_gmem_count_poisoned(struct address_space *mapping)
 {
@@ -40,4 +41,5 @@ void kvm_gmem_show_fdinfo(struct seq_file *m, struct file *file)
 		   READ_ONCE(inode->i_mapping->nrpages));
 	seq_printf(m, "gmem-pages-poisoned:\t%lu\n",
 		   kvm_gmem_count_poisoned(inode->i_mapping));
+	kvm_gmem_show_hugepages(m, inode);
 }

@@ -45,17 +45,12 @@ static bool kvm_gmem_test_folio_is_private(struct folio *folio)
 					 folio->index);
 }
 
-int kvm_gmem_test_make_private(struct kvm *kvm, kvm_pfn_t pfn, kvm_pfn_t nr_pages)
+static int kvm_gmem_test_make_page_private(struct kvm *kvm, kvm_pfn_t pfn)
 {
 	struct folio *folio = pfn_folio(pfn);
 	struct kvm_gmem_test_page *page;
 	int r;
 
-	if (kvm->arch.vm_type != KVM_X86_SW_PROTECTED_VM)
-		return 0;
-
-	WARN_ON_ONCE(nr_pages != 1);
-	WARN_ON_ONCE(!folio_test_locked(folio));
 	WARN_ON_ONCE(folio_mapped(folio));
 	WARN_ON_ONCE(!kvm_gmem_test_folio_is_private(folio));
 
@@ -84,6 +79,23 @@ int kvm_gmem_test_make_private(struct kvm *kvm, kvm_pfn_t pfn, kvm_pfn_t nr_page
 		kfree(page);
 	else
 		atomic_inc(&kvm_gmem_test_nr_assigned);
+	return r;
+}
+
+int kvm_gmem_test_make_private(struct kvm *kvm, kvm_pfn_t pfn, kvm_pfn_t nr_pages)
+{
+	kvm_pfn_t end;
+	int r = 0;
+
+	if (kvm->arch.vm_type != KVM_X86_SW_PROTECTED_VM)
+		return 0;
+
+	/* Of a chunk, only the page that the guest touches is locked. */
+	WARN_ON_ONCE(!folio_test_locked(pfn_folio(pfn)));
+
+	pfn = round_down(pfn, nr_pages);
+	for (end = pfn + nr_pages; pfn < end && !r; pfn++)
+		r = kvm_gmem_test_make_page_private(kvm, pfn);
 	return r;
 }
 
@@ -123,7 +135,6 @@ static void kvm_gmem_test_check_conversion(struct folio *folio,
 
 	lockdep_assert_held_write(&inode->i_mapping->invalidate_lock);
 
-	WARN_ON_ONCE(!folio_test_locked(folio));
 	WARN_ON_ONCE(folio_mapped(folio));
 	WARN_ON_ONCE(!kvm_gmem_test_folio_is_private(folio));
 
@@ -134,12 +145,10 @@ static void kvm_gmem_test_check_conversion(struct folio *folio,
 	}
 }
 
-int kvm_gmem_test_release(kvm_pfn_t pfn, kvm_pfn_t nr_pages)
+static int kvm_gmem_test_release_page(kvm_pfn_t pfn)
 {
 	struct kvm_gmem_test_page *page = xa_load(&kvm_gmem_test_pages, pfn);
 	struct folio *folio = pfn_folio(pfn);
-
-	WARN_ON_ONCE(nr_pages != 1);
 
 	/* The guest may never have touched the page. */
 	if (!page)
@@ -158,6 +167,20 @@ int kvm_gmem_test_release(kvm_pfn_t pfn, kvm_pfn_t nr_pages)
 	atomic_dec(&kvm_gmem_test_nr_assigned);
 	atomic_inc(&kvm_gmem_test_nr_released);
 	return 0;
+}
+
+int kvm_gmem_test_release(kvm_pfn_t pfn, kvm_pfn_t nr_pages)
+{
+	kvm_pfn_t end;
+	int r = 0;
+
+	/* kvm_gmem_release_chunk() excludes memory_failure() by other means. */
+	if (nr_pages == 1)
+		WARN_ON_ONCE(pfn_folio(pfn)->mapping && !folio_test_locked(pfn_folio(pfn)));
+
+	for (end = pfn + nr_pages; pfn < end && !r; pfn++)
+		r = kvm_gmem_test_release_page(pfn);
+	return r;
 }
 
 /* Pretend that zapping the range failed. */

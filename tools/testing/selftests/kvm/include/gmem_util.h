@@ -116,6 +116,8 @@ u64 trace_field(const char *text, const char *name);
  * @ranges: number of ranges that differ from their neighbours
  * @allocated: number of allocated pages
  * @poisoned: number of poisoned pages
+ * @page_size: what memory is allocated in, in bytes, if there is enough of it
+ * @chunks: number of 2 MiB pieces that are as they were allocated
  */
 struct gmem_fdinfo {
 	u64 size;
@@ -125,6 +127,8 @@ struct gmem_fdinfo {
 	u64 ranges;
 	u64 allocated;
 	u64 poisoned;
+	u64 page_size;
+	u64 chunks;
 };
 
 /* Fail if a line is missing, or is there twice. */

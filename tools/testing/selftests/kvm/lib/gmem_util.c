@@ -302,6 +302,8 @@ struct gmem_fdinfo gmem_read_fdinfo(pid_t pid, int fd)
 		{ "gmem-ranges:\t", &info.ranges },
 		{ "gmem-pages-allocated:\t", &info.allocated },
 		{ "gmem-pages-poisoned:\t", &info.poisoned },
+		{ "gmem-page-size:\t", &info.page_size },
+		{ "gmem-chunks:\t", &info.chunks },
 	};
 	char path[64], line[128];
 	FILE *f;

@@ -150,20 +150,6 @@ FIXTURE_TEARDOWN(abi)
 	gmem_vm_free(g);
 }
 
-TEST_F(abi, conversion)
-{
-	struct kvm_memory_attributes2 attrs = range(2 * PAGE_SIZE, 3 * PAGE_SIZE, PRIVATE);
-
-	*gmem_hva(g, 2) = 0x1111;
-	EXPECT_UNTOUCHED(0, g->fd, &attrs);
-	ASSERT_TRUE(gmem_host_can_access_all_but(g, 2, 3));
-	ASSERT_EQ(0x1111, gmem_read(g, 2));
-
-	attrs.attributes = SHARED;
-	EXPECT_UNTOUCHED(0, g->fd, &attrs);
-	ASSERT_EQ(0x1111, *gmem_hva(g, 2));
-}
-
 TEST_F(abi, large_offsets)
 {
 	const u64 size = 1ull << 42, page = size - PAGE_SIZE;

@@ -220,19 +220,6 @@ TEST_F(busy, mappings_after_failure)
 	ASSERT_LE(faults + NR_PAGES, vcpu_get_stat(g->vcpu, pf_taken));
 }
 
-/* When memory that is locked gets unmapped, it is in LRU caches for a while. */
-TEST_F(busy, mlocked_memory)
-{
-	int i;
-
-	for (i = 0; i < 20; i++) {
-		ASSERT_EQ(0, mlock(g->mem, DATA_SIZE));
-		ASSERT_CONVERTED(0, NR_PAGES, PRIVATE);
-		munlock(g->mem, DATA_SIZE);
-		gmem_make_shared(g, 0, NR_PAGES);
-	}
-}
-
 static bool allocated;
 
 static void *allocate(void *arg)

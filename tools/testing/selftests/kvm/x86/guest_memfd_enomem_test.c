@@ -5,6 +5,7 @@
  * cgroup of the task that converts, whose limit holds, until it is freed.
  */
 #include <limits.h>
+#include <sys/prctl.h>
 
 #include <linux/sizes.h>
 
@@ -172,33 +173,32 @@ TEST_F(alloc, creation)
 #define GONE_MS		10000
 
 FIXTURE(memcg) {
-	struct gmem_vm file;
-	char root[PATH_MAX];
+	int fd;
 	char *cgroup;
 };
 
 FIXTURE_SETUP(memcg)
 {
-	char name[64];
+	char root[PATH_MAX], name[64];
 
-	if (cg_find_unified_root(self->root, sizeof(self->root), NULL) ||
-	    cg_read_strstr(self->root, "cgroup.controllers", "memory") ||
-	    cg_write(self->root, "cgroup.subtree_control", "+memory"))
+	if (cg_find_unified_root(root, sizeof(root), NULL) ||
+	    cg_read_strstr(root, "cgroup.controllers", "memory") ||
+	    cg_write(root, "cgroup.subtree_control", "+memory"))
 		SKIP(exit(KSFT_SKIP), "no cgroup v2 with a memory controller");
 
 	snprintf(name, sizeof(name), "gmem_memcg-%d", getpid());
-	self->cgroup = cg_name(self->root, name);
+	self->cgroup = cg_name(root, name);
 	ASSERT_EQ(0, cg_create(self->cgroup));
 
 	/* A huge file without pages, so nothing else is charged for. */
 	gmem_vm_create(g, 1);
-	self->file.fd = gmem_create_shared(g, FILE_SIZE);
+	self->fd = gmem_create_shared(g, FILE_SIZE);
 }
 
 FIXTURE_TEARDOWN(memcg)
 {
-	if (self->file.fd >= 0)
-		kvm_close(self->file.fd);
+	if (self->fd >= 0)
+		kvm_close(self->fd);
 	gmem_vm_free(g);
 	EXPECT_EQ(0, cg_destroy(self->cgroup));
 	free(self->cgroup);
@@ -209,24 +209,43 @@ static long charged(const char *cgroup)
 	return cg_read_long(cgroup, "memory.current");
 }
 
-/* Return how many pages this task converts while it is in the cgroup. */
-static int convert_in_cgroup(struct gmem_vm *file, const char *root, const char *cgroup)
+/* How a task in the cgroup, which does nothing else, fared. */
+struct result {
+	int nr_converted;
+	int err;
+	u64 offset;
+	u64 error_offset;
+};
+
+static struct result convert_in_cgroup(const char *cgroup, int fd, int nr)
 {
-	int i, r = 0, page = 0;
+	struct result result, *shared;
+	int i, status;
+	pid_t pid;
 
-	TEST_ASSERT(!cg_enter_current(cgroup), "Cannot enter %s", cgroup);
-	for (i = 0; i < NR_FRAGMENTS && !r; i++) {
-		page += LEAF_PAGES;
-		r = gmem_convert(file, page, 1, PRIVATE);
+	shared = kvm_mmap(PAGE_SIZE, PROT_READ | PROT_WRITE,
+			  MAP_SHARED | MAP_ANONYMOUS, -1);
+	pid = fork();
+	if (!pid) {
+		prctl(PR_SET_PDEATHSIG, SIGKILL);
+		TEST_ASSERT(!cg_enter_current(cgroup), "Cannot enter %s", cgroup);
+		for (i = 1; i <= nr; i++) {
+			shared->offset = i * GMEM_FRAGMENT_SIZE;
+			if (__gmem_set_attributes(fd, shared->offset, PAGE_SIZE,
+						  PRIVATE, &shared->error_offset)) {
+				shared->err = errno;
+				break;
+			}
+			shared->nr_converted++;
+		}
+		_exit(0);
 	}
-	TEST_ASSERT(!cg_enter_current(root), "Cannot leave %s", cgroup);
-	if (!r)
-		return i;
-
-	TEST_ASSERT(r == ENOMEM && file->error_page == page,
-		    "Conversion of page %d failed, errno %d, for page %ld", page, r,
-		    (long)file->error_page);
-	return i - 1;
+	TEST_ASSERT(waitpid(pid, &status, 0) == pid && WIFEXITED(status),
+		    "The task was killed after %d conversions, status 0x%x",
+		    shared->nr_converted, status);
+	result = *shared;
+	kvm_munmap(shared, PAGE_SIZE);
+	return result;
 }
 
 /* Memory is freed after a grace period, and in the background. */
@@ -247,9 +266,8 @@ TEST_F_TIMEOUT(memcg, charge, 300)
 	for (i = 0; i < 2; i++) {
 		before = charged(self->cgroup);
 		slab_before = read_meminfo("SUnreclaim");
-		ASSERT_EQ(NR_FRAGMENTS, convert_in_cgroup(&self->file, self->root, self->cgroup));
-		ASSERT_EQ(2 * NR_FRAGMENTS + 1,
-			  gmem_read_fdinfo(getpid(), self->file.fd).ranges);
+		ASSERT_EQ(0, convert_in_cgroup(self->cgroup, self->fd, NR_FRAGMENTS).err);
+		ASSERT_EQ(2 * NR_FRAGMENTS + 1, gmem_read_fdinfo(getpid(), self->fd).ranges);
 
 		/* What is only waiting to be freed doesn't count. */
 		sleep(2);
@@ -262,10 +280,10 @@ TEST_F_TIMEOUT(memcg, charge, 300)
 
 		/* Gone when the file is uniform, and when there is no file. */
 		if (!i) {
-			gmem_set_shared(self->file.fd, 0, FILE_SIZE);
+			gmem_set_shared(self->fd, 0, FILE_SIZE);
 		} else {
-			kvm_close(self->file.fd);
-			self->file.fd = -1;
+			kvm_close(self->fd);
+			self->fd = -1;
 		}
 		ASSERT_TRUE(is_uncharged(self->cgroup, before)) {
 			TH_LOG("%ld KiB before, %ld KiB after", before / 1024,
@@ -274,31 +292,33 @@ TEST_F_TIMEOUT(memcg, charge, 300)
 	}
 }
 
-/* This task would be killed if the limit were not noticed in time. */
 TEST_F_TIMEOUT(memcg, limit, 300)
 {
 	struct gmem_fdinfo info;
-	int nr;
+	struct result result;
 
 	ASSERT_EQ(0, cg_write_numeric(self->cgroup, "memory.max", 2 * SLACK));
-	nr = convert_in_cgroup(&self->file, self->root, self->cgroup);
-	TH_LOG("%d pages converted below a limit of %ld KiB", nr, 2 * SLACK / 1024);
-	ASSERT_GT(NR_FRAGMENTS, nr);
+	result = convert_in_cgroup(self->cgroup, self->fd, NR_FRAGMENTS);
+	TH_LOG("%d pages converted below a limit of %ld KiB, then errno %d",
+	       result.nr_converted, 2 * SLACK / 1024, result.err);
+	ASSERT_EQ(ENOMEM, result.err);
+	ASSERT_EQ(result.offset, result.error_offset);
 	ASSERT_EQ(0, cg_read_key_long(self->cgroup, "memory.events", "oom_kill "));
 
 	/* Nothing has changed. */
-	info = gmem_read_fdinfo(getpid(), self->file.fd);
-	ASSERT_EQ(nr, info.private / PAGE_SIZE);
-	ASSERT_EQ(2 * nr + 1, info.ranges);
+	info = gmem_read_fdinfo(getpid(), self->fd);
+	ASSERT_EQ(result.nr_converted, info.private / PAGE_SIZE);
+	ASSERT_EQ(2 * result.nr_converted + 1, info.ranges);
 
 	/* The limit is that of the cgroup, not of the file. */
-	gmem_set_private(self->file.fd, (nr + 1) * GMEM_FRAGMENT_SIZE, PAGE_SIZE);
+	gmem_set_private(self->fd, result.offset, PAGE_SIZE);
+	gmem_set_shared(self->fd, result.offset, PAGE_SIZE);
 
 	/* Without a limit, everything works. */
 	ASSERT_EQ(0, cg_write(self->cgroup, "memory.max", "max"));
-	ASSERT_EQ(NR_FRAGMENTS, convert_in_cgroup(&self->file, self->root, self->cgroup));
-	gmem_set_shared(self->file.fd, 0, FILE_SIZE);
-	ASSERT_EQ(1, gmem_read_fdinfo(getpid(), self->file.fd).ranges);
+	ASSERT_EQ(0, convert_in_cgroup(self->cgroup, self->fd, NR_FRAGMENTS).err);
+	gmem_set_shared(self->fd, 0, FILE_SIZE);
+	ASSERT_EQ(1, gmem_read_fdinfo(getpid(), self->fd).ranges);
 }
 
 GMEM_TEST_MAIN(gmem_vm_unsupported())

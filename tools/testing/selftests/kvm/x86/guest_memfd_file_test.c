@@ -194,7 +194,7 @@ static bool guest_writes_where_host_reads(int page)
  * Guest faults hold no reference to the page that they are about to map.  If it
  * has left the file meanwhile then the guest must not get it.
  */
-TEST_F(file, holes_under_faults)
+TEST_F_TIMEOUT(file, holes_under_faults, 120)
 {
 	struct gmem_hammer hammer;
 	int i, round;

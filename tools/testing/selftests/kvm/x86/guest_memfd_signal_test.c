@@ -96,8 +96,8 @@ static void convert_under_alarm(struct __test_metadata *_metadata, int flags)
 	convert_under_signals(_metadata);
 
 	/* So many that there is one during each short request, at any point. */
-	set_alarm(100);
-	for (i = 0; i < 500; i++) {
+	set_alarm(300);
+	for (i = 0; i < 200; i++) {
 		ASSERT_CONVERTED(0, NR_PAGES, PRIVATE);
 		ASSERT_CONVERTED(i % 8, 8, SHARED);
 		ASSERT_CONVERTED(0, NR_PAGES, SHARED);

@@ -287,8 +287,8 @@ static pid_t fork_host_process(void)
 }
 
 /*
- * There are users in large numbers anyway.  The CPU is for the conversions, whose
- * number counts, and which preempt users at any point.
+ * Faults and short pins are plenty.  The CPU is for the conversions, whose number
+ * counts, and which preempt users at any point.
  */
 static void convert_first(void)
 {
@@ -358,22 +358,36 @@ FIXTURE_VARIANT_ADD(transient, overlapping) {
 	.hold_us = 8000,
 };
 
-FIXTURE_VARIANT_ADD(transient, page_movers) {
-	.users = {
-		{ "pageout", pageout },
-		{ "cold", cold },
-		{ "collapse", collapse },
-		{ "compaction", compact },
-		{ "move_pages", migrate },
-	},
+FIXTURE_VARIANT_ADD(transient, pageout) {
+	.users = { { "pageout", pageout } },
 };
 
-FIXTURE_VARIANT_ADD(transient, mapping_changes) {
-	.users = {
-		{ "mremap", remap },
-		{ "fork", fork_child },
-		{ "mprotect", protect },
-	},
+FIXTURE_VARIANT_ADD(transient, cold) {
+	.users = { { "cold", cold } },
+};
+
+FIXTURE_VARIANT_ADD(transient, collapse) {
+	.users = { { "collapse", collapse } },
+};
+
+FIXTURE_VARIANT_ADD(transient, compaction) {
+	.users = { { "compaction", compact } },
+};
+
+FIXTURE_VARIANT_ADD(transient, mremap) {
+	.users = { { "mremap", remap } },
+};
+
+FIXTURE_VARIANT_ADD(transient, fork) {
+	.users = { { "fork", fork_child } },
+};
+
+FIXTURE_VARIANT_ADD(transient, move_pages) {
+	.users = { { "move_pages", migrate } },
+};
+
+FIXTURE_VARIANT_ADD(transient, mprotect) {
+	.users = { { "mprotect", protect } },
 };
 
 FIXTURE_VARIANT_ADD(transient, uffd_wp_async) {
@@ -382,6 +396,18 @@ FIXTURE_VARIANT_ADD(transient, uffd_wp_async) {
 
 FIXTURE_VARIANT_ADD(transient, offline) {
 	.users = { { "offline", offline } },
+};
+
+FIXTURE_VARIANT_ADD(transient, everything) {
+	.users = {
+		{ "pageout", pageout },
+		{ "cold", cold },
+		{ "compaction", compact },
+		{ "mremap", remap },
+		{ "fork", fork_child },
+		{ "move_pages", migrate },
+		{ "mprotect", protect },
+	},
 };
 
 TEST_F_TIMEOUT(transient, conversions, 7200)
@@ -412,7 +438,8 @@ TEST_F_TIMEOUT(transient, conversions, 7200)
 		child = fork_host_process();
 	gmem_hammer_start(g, hammers, nr_vcpus, HAMMER_LOSSLESS);
 	workers_start(users, nr_users);
-	convert_first();
+	if (variant->heavy)
+		convert_first();
 
 	start = time_now();
 	for (round = 0; !r; round++) {

@@ -44,6 +44,15 @@ const char *gmem_vm_unsupported(void);
 /* All memory is shared, and none of it allocated yet. */
 void gmem_vm_create(struct gmem_vm *g, int nr_pages);
 
+/* The parameter kvm.gmem_hugepages, for files created from now on. */
+bool gmem_hugepages(void);
+void gmem_set_hugepages(bool on);
+
+#define GMEM_CHUNK_PAGES	512
+
+/* With memory that is allocated in chunks, whatever the parameter says. */
+void gmem_vm_create_huge(struct gmem_vm *g, int nr_pages);
+
 /*
  * The same with a type of VM and flags of the guest_memfd that work together.
  * If the host can't map it, @mem is memory that has nothing to do with it.
@@ -77,6 +86,15 @@ int __gmem_read(struct gmem_vm *g, int page, u64 *value);
  */
 int gmem_start_read(struct gmem_vm *g, int page);
 int gmem_continue(struct gmem_vm *g, u64 *value);
+
+/* Have the guest write what tells pages apart, and check that it is there. */
+static inline u64 gmem_pattern(int page)
+{
+	return 0xabcd00000000ull + page;
+}
+
+void gmem_fill(struct gmem_vm *g, int page, int nr);
+void gmem_check(struct gmem_vm *g, int page, int nr);
 
 /* The first 8 bytes of a page, for the host. */
 static inline u64 *gmem_hva(struct gmem_vm *g, int page)

@@ -113,6 +113,33 @@ void gmem_vm_create(struct gmem_vm *g, int nr_pages)
 			 GUEST_MEMFD_FLAG_INIT_SHARED, nr_pages);
 }
 
+#define HUGEPAGES_FILE	"/sys/module/kvm/parameters/gmem_hugepages"
+
+bool gmem_hugepages(void)
+{
+	char value = 0;
+	int fd = open(HUGEPAGES_FILE, O_RDONLY);
+
+	TEST_ASSERT(fd >= 0 && read(fd, &value, 1) == 1, "Cannot read " HUGEPAGES_FILE);
+	kvm_close(fd);
+	return value == 'Y';
+}
+
+void gmem_set_hugepages(bool on)
+{
+	TEST_ASSERT(!write_file(HUGEPAGES_FILE, on ? "1" : "0"),
+		    "Cannot write " HUGEPAGES_FILE);
+}
+
+void gmem_vm_create_huge(struct gmem_vm *g, int nr_pages)
+{
+	bool on = gmem_hugepages();
+
+	gmem_set_hugepages(true);
+	gmem_vm_create(g, nr_pages);
+	gmem_set_hugepages(on);
+}
+
 void gmem_vm_free(struct gmem_vm *g)
 {
 	kvm_munmap(g->mem, (u64)g->nr_pages * PAGE_SIZE);
@@ -202,6 +229,22 @@ u64 gmem_write(struct gmem_vm *g, int page, u64 value)
 	r = gmem_continue(g, &value);
 	TEST_ASSERT(!r, KVM_IOCTL_ERROR(KVM_RUN, r));
 	return value;
+}
+
+void gmem_fill(struct gmem_vm *g, int page, int nr)
+{
+	int i;
+
+	for (i = page; i < page + nr; i++)
+		TEST_ASSERT_EQ(gmem_write(g, i, gmem_pattern(i)), gmem_pattern(i));
+}
+
+void gmem_check(struct gmem_vm *g, int page, int nr)
+{
+	int i;
+
+	for (i = page; i < page + nr; i++)
+		TEST_ASSERT_EQ(gmem_read(g, i), gmem_pattern(i));
 }
 
 int gmem_convert(struct gmem_vm *g, int page, int nr, u64 attributes)

@@ -1,0 +1,344 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * Test how guest_memfd gets memory for huge pages, and that nothing fails if
+ * there is none.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <linux/falloc.h>
+#include <linux/sizes.h>
+
+#include "gmem_util.h"
+#include "gmem_vm.h"
+#include "kvm_util.h"
+#include "numaif.h"
+#include "processor.h"
+#include "test_util.h"
+#include "kselftest_harness.h"
+#include "cgroup_util.h"
+
+#define PRIVATE		KVM_MEMORY_ATTRIBUTE_PRIVATE
+#define NR_CHUNKS	4
+#define NR_PAGES	(NR_CHUNKS * GMEM_CHUNK_PAGES)
+/* A page in the middle of the second chunk. */
+#define PAGE		(GMEM_CHUNK_PAGES + 100)
+
+FIXTURE(huge) {
+	struct gmem_vm g;
+	u64 pages_2m;
+};
+
+FIXTURE_SETUP(huge)
+{
+	int i;
+
+	gmem_vm_create_huge(&self->g, NR_PAGES);
+
+	/* Have the guest's page tables mapped before anything is counted. */
+	for (i = 0; i < NR_CHUNKS; i++)
+		gmem_write(&self->g, i * GMEM_CHUNK_PAGES, 0);
+	kvm_fallocate(self->g.fd, FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE, 0,
+		      (u64)NR_PAGES * PAGE_SIZE);
+	self->pages_2m = vm_get_stat(self->g.vm, pages_2m);
+}
+
+FIXTURE_TEARDOWN(huge)
+{
+	gmem_vm_free(&self->g);
+}
+
+static void punch(struct gmem_vm *g, int page, int nr)
+{
+	kvm_fallocate(g->fd, FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE,
+		      (u64)page * PAGE_SIZE, (u64)nr * PAGE_SIZE);
+}
+
+static void convert(struct gmem_vm *g, int page, int nr, u64 attributes)
+{
+	gmem_set_attributes(g->fd, (u64)page * PAGE_SIZE, (u64)nr * PAGE_SIZE,
+			    attributes);
+}
+
+static u64 nr_faults(struct gmem_vm *g)
+{
+	return vcpu_get_stat(g->vcpu, pf_taken);
+}
+
+/* How many chunks the guest has mapped with huge pages. */
+#define nr_huge(self)	((int)(vm_get_stat((self)->g.vm, pages_2m) - (self)->pages_2m))
+
+#define FAULT_DIR	"/sys/kernel/debug/"
+
+/* The nth allocation of this thread from now on fails. */
+static void fail_from_now_on(int fd, int nth)
+{
+	char text[16];
+	int len = snprintf(text, sizeof(text), "%d", nth);
+
+	TEST_ASSERT(pwrite(fd, text, len, 0) == len, "Cannot write fail-nth");
+}
+
+/* Whether that allocation has come. */
+static bool has_failed(int fd)
+{
+	char text[16] = {};
+
+	TEST_ASSERT(pread(fd, text, sizeof(text) - 1, 0) > 0, "Cannot read fail-nth");
+	fail_from_now_on(fd, 0);
+	return !atoi(text);
+}
+
+static int open_fail_nth(void)
+{
+	write_file(FAULT_DIR "fail_page_alloc/ignore-gfp-wait", "N");
+	write_file(FAULT_DIR "fail_page_alloc/ignore-gfp-highmem", "N");
+	write_file(FAULT_DIR "fail_page_alloc/min-order", "0");
+	write_file(FAULT_DIR "fail_page_alloc/verbose", "0");
+	write_file(FAULT_DIR "failslab/verbose", "0");
+	if (write_file(FAULT_DIR "failslab/ignore-gfp-wait", "N"))
+		return -1;
+
+	return open("/proc/thread-self/fail-nth", O_RDWR);
+}
+
+static int fail_large_allocations(bool fail)
+{
+	write_file(FAULT_DIR "fail_page_alloc/ignore-gfp-wait", "N");
+	write_file(FAULT_DIR "fail_page_alloc/ignore-gfp-highmem", "N");
+	write_file(FAULT_DIR "fail_page_alloc/verbose", "0");
+	write_file(FAULT_DIR "fail_page_alloc/min-order", "9");
+	write_file(FAULT_DIR "fail_page_alloc/times", "-1");
+	return write_file(FAULT_DIR "fail_page_alloc/probability",
+				  fail ? "100" : "0");
+}
+
+/* Of this thread, after the first bytes, or none if negative. */
+static int fail_slab_allocations(int space)
+{
+	static int fd = -1;
+	char text[16];
+
+	/* Open it while that still works. */
+	if (fd < 0)
+		fd = open("/proc/thread-self/make-it-fail", O_WRONLY);
+	if (fd < 0 || pwrite(fd, "0", 1, 0) != 1)
+		return -1;
+
+	snprintf(text, sizeof(text), "%d", max(space, 0));
+	write_file(FAULT_DIR "failslab/verbose", "0");
+	write_file(FAULT_DIR "failslab/ignore-gfp-wait", "N");
+	write_file(FAULT_DIR "failslab/task-filter", "Y");
+	write_file(FAULT_DIR "failslab/times", "-1");
+	write_file(FAULT_DIR "failslab/probability",
+			   space < 0 ? "0" : "100");
+	if (write_file(FAULT_DIR "failslab/space", text))
+		return -1;
+	if (space >= 0)
+		TEST_ASSERT_EQ(pwrite(fd, "1", 1, 0), 1);
+	return 0;
+}
+
+static int get_nr_nodes(void)
+{
+	return access("/sys/devices/system/node/node1", F_OK) ? 1 : 2;
+}
+
+static int page_node(void *hva)
+{
+	int status = -1;
+
+	(void)READ_ONCE(*(u64 *)hva);
+	TEST_ASSERT(!syscall(__NR_move_pages, 0, 1ul, &hva, NULL, &status, 0),
+		    "move_pages() failed");
+	return status;
+}
+
+TEST_F(huge, populate_by_fallocate)
+{
+	struct gmem_vm *g = &self->g;
+
+	kvm_fallocate(g->fd, FALLOC_FL_KEEP_SIZE, (u64)PAGE * PAGE_SIZE, PAGE_SIZE);
+	ASSERT_EQ(GMEM_CHUNK_PAGES, gmem_read_fdinfo(getpid(), g->fd).allocated);
+	ASSERT_EQ(0, gmem_read(g, GMEM_CHUNK_PAGES));
+	ASSERT_EQ(1, nr_huge(self));
+}
+
+TEST_F(huge, parameter_is_sampled)
+{
+	bool on = gmem_hugepages();
+	struct gmem_vm g;
+
+	gmem_set_hugepages(false);
+	gmem_vm_create(&g, NR_PAGES);
+	gmem_set_hugepages(true);
+	gmem_write(&g, 0, 1);
+	ASSERT_EQ(1, gmem_read_fdinfo(getpid(), g.fd).allocated);
+	ASSERT_EQ(PAGE_SIZE, gmem_read_fdinfo(getpid(), g.fd).page_size);
+
+	gmem_set_hugepages(false);
+	gmem_write(&self->g, 0, 1);
+	ASSERT_EQ(GMEM_CHUNK_PAGES, gmem_read_fdinfo(getpid(), self->g.fd).allocated);
+	gmem_set_hugepages(on);
+	gmem_vm_free(&g);
+}
+
+/* The policy of the page that is touched decides on all of the chunk. */
+TEST_F(huge, numa_bind)
+{
+	struct gmem_vm *g = &self->g;
+	unsigned long mask;
+	int node, page;
+
+	if (get_nr_nodes() < 2)
+		SKIP(return, "a single NUMA node");
+
+	for (node = 1; node >= 0; node--) {
+		mask = BIT(node);
+		page = node * GMEM_CHUNK_PAGES;
+		kvm_mbind(gmem_hva(g, page), SZ_2M, MPOL_BIND, &mask, 8, 0);
+		gmem_write(g, page, 1);
+	}
+	ASSERT_EQ(2, gmem_read_fdinfo(getpid(), g->fd).chunks);
+	for (page = 0; page < 2 * GMEM_CHUNK_PAGES; page++)
+		TEST_ASSERT_EQ(page_node(gmem_hva(g, page)), page / GMEM_CHUNK_PAGES);
+}
+
+/* No contiguous memory: single pages, and no attempt per page that is there. */
+TEST_F(huge, no_contiguous_memory)
+{
+	struct gmem_vm *g = &self->g;
+
+	if (fail_large_allocations(true))
+		SKIP(return, "CONFIG_FAIL_PAGE_ALLOC or debugfs is not there");
+	gmem_fill(g, 0, NR_PAGES / 2);
+	fail_large_allocations(false);
+	ASSERT_EQ(0, nr_huge(self));
+	ASSERT_EQ(NR_PAGES / 2, gmem_read_fdinfo(getpid(), g->fd).allocated);
+
+	gmem_fill(g, NR_PAGES / 2, NR_PAGES / 2);
+	ASSERT_EQ(NR_CHUNKS / 2, nr_huge(self));
+	gmem_check(g, 0, NR_PAGES);
+}
+
+/*
+ * Fail all allocations for a chunk but the first n, for all n.  It is all of the
+ * chunk that is there afterwards, the page asked for, or nothing.
+ */
+TEST_F_TIMEOUT(huge, allocation_fails, 300)
+{
+	struct gmem_vm *g = &self->g;
+	int space, r, err, nr_single = 0, nr_failed = 0;
+	u64 allocated;
+
+	if (fail_slab_allocations(0))
+		SKIP(return, "CONFIG_FAILSLAB or debugfs is not there");
+
+	/* A node of the page cache's tree takes more than a step. */
+	for (allocated = 0, space = 0; allocated < GMEM_CHUNK_PAGES; space += 500) {
+		fail_slab_allocations(space);
+		r = fallocate(g->fd, FALLOC_FL_KEEP_SIZE, (u64)PAGE * PAGE_SIZE,
+			      PAGE_SIZE);
+		err = errno;
+		fail_slab_allocations(-1);
+
+		allocated = gmem_read_fdinfo(getpid(), g->fd).allocated;
+		if (r) {
+			ASSERT_EQ(ENOMEM, err);
+			ASSERT_EQ(0, allocated);
+			nr_failed++;
+		} else if (allocated == 1) {
+			nr_single++;
+		} else {
+			ASSERT_EQ(GMEM_CHUNK_PAGES, allocated);
+		}
+		ASSERT_EQ(allocated == GMEM_CHUNK_PAGES,
+			  gmem_read_fdinfo(getpid(), g->fd).chunks);
+
+		/* What is left must not keep the next one from being whole. */
+		punch(g, 0, NR_PAGES);
+		ASSERT_EQ(0, gmem_read_fdinfo(getpid(), g->fd).allocated);
+	}
+	TH_LOG("%d failures, %d single pages", nr_failed, nr_single);
+	ASSERT_LT(0, nr_failed + nr_single);
+}
+
+/* A limit below the size of a chunk, and no reason to kill anybody. */
+TEST_F(huge, memcg_limit)
+{
+	struct gmem_vm *g = &self->g;
+	char root[PATH_MAX], *cgroup;
+	int r;
+
+	if (cg_find_unified_root(root, sizeof(root), NULL) ||
+	    cg_read_strstr(root, "cgroup.controllers", "memory") ||
+	    cg_write(root, "cgroup.subtree_control", "+memory"))
+		SKIP(return, "no cgroup v2 with a memory controller");
+
+	cgroup = cg_name(root, "gmem_hugepage");
+	ASSERT_EQ(0, cg_create(cgroup));
+	ASSERT_EQ(0, cg_write(cgroup, "memory.max", "1M"));
+	ASSERT_EQ(0, cg_enter_current(cgroup));
+	r = fallocate(g->fd, FALLOC_FL_KEEP_SIZE, (u64)PAGE * PAGE_SIZE, PAGE_SIZE);
+	ASSERT_EQ(0, cg_enter_current(root));
+
+	EXPECT_EQ(0, r);
+	EXPECT_EQ(1, gmem_read_fdinfo(getpid(), g->fd).allocated);
+	EXPECT_EQ(0, cg_read_key_long(cgroup, "memory.events", "oom_kill "));
+	EXPECT_GT(SZ_1M / 2, cg_read_long(cgroup, "memory.current"));
+	punch(g, 0, NR_PAGES);
+	EXPECT_EQ(0, cg_destroy(cgroup));
+	free(cgroup);
+}
+
+/* A conversion doesn't need memory to split what the guest has mapped. */
+TEST_F(huge, split_fails)
+{
+	struct gmem_vm *g = &self->g;
+	int fail_nth = open_fail_nth(), nth, r, nr_unsplit = 0;
+	bool failed = true;
+	u64 faults;
+
+	if (fail_nth < 0)
+		SKIP(return, "CONFIG_FAILSLAB or debugfs is not there");
+
+	for (nth = 1; failed; nth++) {
+		convert(g, 0, NR_PAGES, PRIVATE);
+		gmem_fill(g, 0, NR_PAGES);
+		ASSERT_EQ(NR_CHUNKS, nr_huge(self));
+
+		fail_from_now_on(fail_nth, nth);
+		r = gmem_convert(g, PAGE, 1, 0);
+		failed = has_failed(fail_nth);
+		if (r) {
+			ASSERT_EQ(ENOMEM, r);
+			ASSERT_EQ(NR_CHUNKS, nr_huge(self));
+			continue;
+		}
+
+		ASSERT_EQ(NR_CHUNKS - 1, nr_huge(self));
+		faults = nr_faults(g);
+		gmem_check(g, 0, NR_PAGES);
+		if (nr_faults(g) - faults > 1)
+			nr_unsplit++;
+		ASSERT_EQ(gmem_pattern(PAGE), *gmem_hva(g, PAGE));
+	}
+	close(fail_nth);
+	TH_LOG("%d allocations, %d without a split", nth, nr_unsplit);
+	ASSERT_LT(0, nr_unsplit);
+}
+
+int main(int argc, char **argv)
+{
+	const char *reason = gmem_vm_unsupported();
+
+	if (reason)
+		ksft_exit_skip("%s\n", reason);
+
+	return test_harness_run(argc, argv);
+}

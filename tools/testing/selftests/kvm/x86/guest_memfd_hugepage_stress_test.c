@@ -1,0 +1,253 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * Test that a guest never gets to see memory through a huge page that it should
+ * not: vCPUs touch all pages of a few chunks, the host touches those that are
+ * shared, while one thread converts, punches and writes at random and knows what
+ * each page must hold.
+ *
+ * In kernels with CONFIG_KVM_PROVE_MMU, KVM checks each huge page that it maps.
+ *
+ * usage: guest_memfd_hugepage_stress_test [harness options] [seconds]
+ */
+#include <ctype.h>
+#include <errno.h>
+#include <pthread.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include <linux/falloc.h>
+
+#include "gmem_util.h"
+#include "gmem_vm.h"
+#include "kvm_util.h"
+#include "processor.h"
+#include "test_util.h"
+#include "kselftest_harness.h"
+
+#define PRIVATE		KVM_MEMORY_ATTRIBUTE_PRIVATE
+#define NR_PAGES	(2 * GMEM_CHUNK_PAGES)
+#define NR_HAMMERS	2
+
+static int nr_seconds = 20;
+
+/* The first word of a page: zero, or the page's number and a count of writes. */
+static u64 pattern(int page, u32 seq)
+{
+	return ((u64)(page + 1) << 32) | seq;
+}
+
+#define IS_VALID(value, page)	(!(value) || (value) >> 32 == (u64)(page) + 1)
+
+static struct {
+	u64 stop;
+} stress;
+
+/* Reads the first word of all pages, and writes to a word of its own. */
+static void guest_stress(u64 id)
+{
+	u64 page = id, value, *p;
+
+	while (!READ_ONCE(stress.stop)) {
+		page = (page * 5 + 3) % NR_PAGES;
+		p = (u64 *)(GMEM_GPA + page * PAGE_SIZE);
+		value = READ_ONCE(*p);
+		__GUEST_ASSERT(IS_VALID(value, page), "Page %lu has 0x%lx", page, value);
+		WRITE_ONCE(p[1 + id], page);
+	}
+	GUEST_DONE();
+}
+
+static void *run_vcpu(void *arg)
+{
+	struct kvm_vcpu *vcpu = arg;
+	struct ucall uc;
+
+	for (;;) {
+		vcpu_run(vcpu);
+		switch (get_ucall(vcpu, &uc)) {
+		case UCALL_DONE:
+			return NULL;
+		case UCALL_ABORT:
+			REPORT_GUEST_ASSERT(uc);
+		default:
+			TEST_FAIL("Unexpected exit, reason: %u (%s)",
+				  vcpu->run->exit_reason,
+				  exit_reason_str(vcpu->run->exit_reason));
+		}
+	}
+}
+
+static void *run_host(void *arg)
+{
+	struct kvm_random_state rng = new_kvm_random_state(kvm_random_seed + 1);
+	struct gmem_vm *g = arg;
+	u64 value;
+	int page;
+
+	while (!READ_ONCE(stress.stop)) {
+		page = kvm_random_u32(&rng) % NR_PAGES;
+		if (try_read(gmem_hva(g, page), &value))
+			TEST_ASSERT(IS_VALID(value, page), "Page %d has 0x%lx", page,
+				    value);
+	}
+	return NULL;
+}
+
+FIXTURE(stress) {
+	struct gmem_vm g;
+	u64 values[NR_PAGES];
+	bool private[NR_PAGES];
+	u32 seq;
+};
+
+FIXTURE_SETUP(stress)
+{
+	const char *reason = gmem_vm_unsupported();
+
+	if (reason)
+		SKIP(exit(KSFT_SKIP), "%s", reason);
+
+	gmem_vm_create_huge(&self->g, NR_PAGES);
+}
+
+FIXTURE_TEARDOWN(stress)
+{
+	gmem_vm_free(&self->g);
+}
+
+/* A page, a few, a chunk, or anything. */
+static void random_range(struct kvm_random_state *rng, int *page, int *nr)
+{
+	*page = kvm_random_u32(rng) % NR_PAGES;
+	switch (kvm_random_u32(rng) % 8) {
+	case 0:
+		*page = round_down(*page, GMEM_CHUNK_PAGES);
+		*nr = GMEM_CHUNK_PAGES;
+		break;
+	case 1:
+		*nr = 1 + kvm_random_u32(rng) % (NR_PAGES - *page);
+		break;
+	case 2:
+		*page = 0;
+		*nr = NR_PAGES;
+		break;
+	default:
+		*nr = 1 + kvm_random_u32(rng) % min(8, NR_PAGES - *page);
+	}
+}
+
+static void do_convert(FIXTURE_DATA(stress) *self, struct kvm_random_state *rng,
+		       int page, int nr)
+{
+	bool to_private = kvm_random_bool(rng);
+	int i;
+
+	/* Mostly private, with exceptions, or huge pages are too rare. */
+	if (nr >= GMEM_CHUNK_PAGES)
+		to_private = true;
+
+	gmem_set_attributes(self->g.fd, (u64)page * PAGE_SIZE, (u64)nr * PAGE_SIZE,
+			    to_private ? PRIVATE : 0);
+	for (i = page; i < page + nr; i++)
+		self->private[i] = to_private;
+}
+
+static void do_punch(FIXTURE_DATA(stress) *self, int page, int nr)
+{
+	kvm_fallocate(self->g.fd, FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE,
+		      (u64)page * PAGE_SIZE, (u64)nr * PAGE_SIZE);
+	memset(&self->values[page], 0, nr * sizeof(self->values[0]));
+}
+
+/* What the host wrote must be what the guest reads, and vice versa. */
+static void do_write(FIXTURE_DATA(stress) *self, struct kvm_random_state *rng,
+		     int page)
+{
+	struct gmem_vm *g = &self->g;
+
+	self->values[page] = pattern(page, ++self->seq);
+	if (!self->private[page] && kvm_random_bool(rng))
+		WRITE_ONCE(*gmem_hva(g, page), self->values[page]);
+	else
+		gmem_write(g, page, self->values[page]);
+}
+
+static void do_read(FIXTURE_DATA(stress) *self, int page)
+{
+	struct gmem_vm *g = &self->g;
+	u64 value;
+
+	value = gmem_read(g, page);
+	TEST_ASSERT(value == self->values[page], "Guest's page %d has 0x%lx, not 0x%lx",
+		    page, value, self->values[page]);
+
+	TEST_ASSERT(try_read(gmem_hva(g, page), &value) == !self->private[page],
+		    "Page %d is %s", page, self->private[page] ? "private" : "shared");
+	TEST_ASSERT(self->private[page] || value == self->values[page],
+		    "Host's page %d has 0x%lx, not 0x%lx", page, value,
+		    self->values[page]);
+}
+
+TEST_F_TIMEOUT(stress, oracle, 24 * 60 * 60)
+{
+	struct kvm_random_state rng = new_kvm_random_state(kvm_random_seed);
+	pthread_t hammers[NR_HAMMERS], host;
+	struct timespec start = time_now();
+	struct gmem_vm *g = &self->g;
+	u64 nr_done, pages_2m = 0, max_us = 0;
+	int i, page, nr;
+
+	catch_sigbus();
+	gmem_write(g, 0, 0);
+
+	for (i = 0; i < NR_HAMMERS; i++) {
+		struct kvm_vcpu *vcpu = vm_vcpu_add(g->vm, 1 + i, guest_stress);
+
+		vcpu_args_set(vcpu, 1, (u64)i);
+		kvm_pthread_create(&hammers[i], NULL, run_vcpu, vcpu);
+	}
+	kvm_pthread_create(&host, NULL, run_host, g);
+
+	for (nr_done = 0; elapsed_ms(start) < nr_seconds * 1000ull; nr_done++) {
+		struct timespec before = time_now();
+
+		random_range(&rng, &page, &nr);
+		switch (kvm_random_u32(&rng) % 16) {
+		case 0:
+			do_punch(self, page, nr);
+			break;
+		case 1 ... 6:
+			do_convert(self, &rng, page, nr);
+			break;
+		default:
+			do_write(self, &rng, page);
+		}
+		max_us = max(max_us, elapsed_us(before));
+		do_read(self, page);
+		do_read(self, page + nr - 1);
+		if (nr_done % 16 == 0)
+			pages_2m = max(pages_2m, vm_get_stat(g->vm, pages_2m));
+	}
+
+	WRITE_ONCE(stress.stop, 1);
+	sync_global_to_guest(g->vm, stress);
+	for (i = 0; i < NR_HAMMERS; i++)
+		kvm_pthread_join(hammers[i], NULL);
+	kvm_pthread_join(host, NULL);
+
+	TH_LOG("%lu steps, at most %lu huge pages, the longest step took %lu us",
+	       nr_done, pages_2m, max_us);
+	for (page = 0; page < NR_PAGES; page++)
+		do_read(self, page);
+	ASSERT_LT(0, pages_2m);
+}
+
+int main(int argc, char **argv)
+{
+	if (argc > 1 && isdigit(argv[argc - 1][0]))
+		nr_seconds = atoi_positive("Number of seconds", argv[--argc]);
+	argv[argc] = NULL;
+
+	return test_harness_run(argc, argv);
+}

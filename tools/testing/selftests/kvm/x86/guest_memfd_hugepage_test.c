@@ -1,0 +1,516 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * Test guest_memfd memory that the guest maps with huge pages: when it does,
+ * what a change to a single page does to it, and that all that holds for single
+ * pages still does.
+ */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/resource.h>
+#include <unistd.h>
+
+#include <linux/falloc.h>
+#include <linux/sizes.h>
+
+#include "gmem_util.h"
+#include "gmem_vm.h"
+#include "hwpoison.h"
+#include "kvm_util.h"
+#include "processor.h"
+#include "test_util.h"
+#include "kselftest_harness.h"
+
+#define PRIVATE		KVM_MEMORY_ATTRIBUTE_PRIVATE
+#define NR_CHUNKS	4
+#define NR_PAGES	(NR_CHUNKS * GMEM_CHUNK_PAGES)
+/* A page in the middle of the second chunk. */
+#define PAGE		(GMEM_CHUNK_PAGES + 100)
+
+FIXTURE(huge) {
+	struct gmem_vm g;
+	u64 pages_2m;
+};
+
+FIXTURE_SETUP(huge)
+{
+	int i;
+
+	gmem_vm_create_huge(&self->g, NR_PAGES);
+
+	/* Have the guest's page tables mapped before anything is counted. */
+	for (i = 0; i < NR_CHUNKS; i++)
+		gmem_write(&self->g, i * GMEM_CHUNK_PAGES, 0);
+	kvm_fallocate(self->g.fd, FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE, 0,
+		      (u64)NR_PAGES * PAGE_SIZE);
+	self->pages_2m = vm_get_stat(self->g.vm, pages_2m);
+}
+
+FIXTURE_TEARDOWN(huge)
+{
+	gmem_vm_free(&self->g);
+}
+
+static void punch(struct gmem_vm *g, int page, int nr)
+{
+	kvm_fallocate(g->fd, FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE,
+		      (u64)page * PAGE_SIZE, (u64)nr * PAGE_SIZE);
+}
+
+static void convert(struct gmem_vm *g, int page, int nr, u64 attributes)
+{
+	gmem_set_attributes(g->fd, (u64)page * PAGE_SIZE, (u64)nr * PAGE_SIZE,
+			    attributes);
+}
+
+static u64 nr_faults(struct gmem_vm *g)
+{
+	return vcpu_get_stat(g->vcpu, pf_taken);
+}
+
+/* How many chunks the guest has mapped with huge pages. */
+#define nr_huge(self)	((int)(vm_get_stat((self)->g.vm, pages_2m) - (self)->pages_2m))
+
+/*
+ * Check the contents of the second chunk but for one page, which must not have
+ * cost the guest any fault.
+ */
+static void check_others(struct gmem_vm *g)
+{
+	u64 faults = nr_faults(g);
+
+	gmem_check(g, GMEM_CHUNK_PAGES, PAGE - GMEM_CHUNK_PAGES);
+	gmem_check(g, PAGE + 1, 2 * GMEM_CHUNK_PAGES - PAGE - 1);
+	TEST_ASSERT_EQ(nr_faults(g), faults);
+}
+
+static void populate(struct __test_metadata *_metadata, FIXTURE_DATA(huge) *self)
+{
+	struct gmem_vm *g = &self->g;
+	u64 faults = nr_faults(g);
+
+	gmem_fill(g, 0, NR_PAGES);
+	ASSERT_EQ(NR_CHUNKS, nr_faults(g) - faults);
+	ASSERT_EQ(NR_CHUNKS, nr_huge(self));
+	ASSERT_EQ(NR_CHUNKS, gmem_read_fdinfo(getpid(), g->fd).chunks);
+	ASSERT_EQ(NR_PAGES, gmem_read_fdinfo(getpid(), g->fd).allocated);
+	gmem_check(g, 0, NR_PAGES);
+}
+
+TEST_F(huge, populate_shared)
+{
+	ASSERT_EQ(SZ_2M, gmem_read_fdinfo(getpid(), self->g.fd).page_size);
+	populate(_metadata, self);
+}
+
+TEST_F(huge, populate_private)
+{
+	convert(&self->g, 0, NR_PAGES, PRIVATE);
+	populate(_metadata, self);
+}
+
+/* References from LRU caches must not be taken for users, either. */
+TEST_F(huge, populate_by_host)
+{
+	struct gmem_vm *g = &self->g;
+	int i;
+
+	for (i = 0; i < NR_CHUNKS; i++)
+		*gmem_hva(g, i * GMEM_CHUNK_PAGES + i) = gmem_pattern(i);
+	ASSERT_EQ(0, gmem_convert(g, 0, NR_PAGES, PRIVATE));
+
+	for (i = 0; i < NR_CHUNKS; i++) {
+		ASSERT_EQ(gmem_pattern(i), gmem_read(g, i * GMEM_CHUNK_PAGES + i));
+		ASSERT_EQ(0, gmem_read(g, i * GMEM_CHUNK_PAGES + 511));
+	}
+	ASSERT_EQ(NR_CHUNKS, nr_huge(self));
+}
+
+static void one_page(struct __test_metadata *_metadata, FIXTURE_DATA(huge) *self,
+		     u64 from, u64 to)
+{
+	struct gmem_vm *g = &self->g;
+	u64 faults, pfn;
+	int i;
+
+	convert(g, 0, NR_PAGES, from);
+	gmem_fill(g, 0, NR_PAGES);
+
+	convert(g, PAGE, 1, to);
+	ASSERT_EQ(NR_CHUNKS - 1, nr_huge(self));
+	check_others(g);
+	for (i = GMEM_CHUNK_PAGES; i < 2 * GMEM_CHUNK_PAGES; i++)
+		ASSERT_EQ(i == PAGE ? !to : !from, gmem_host_can_access(g, i, 1));
+
+	faults = nr_faults(g);
+	ASSERT_EQ(gmem_pattern(PAGE), gmem_read(g, PAGE));
+	ASSERT_EQ(1, nr_faults(g) - faults);
+	ASSERT_EQ(NR_CHUNKS - 1, nr_huge(self));
+
+	/* One fault brings back the huge page. */
+	convert(g, PAGE, 1, from);
+	faults = nr_faults(g);
+	ASSERT_EQ(gmem_pattern(PAGE), gmem_read(g, PAGE));
+	ASSERT_EQ(1, nr_faults(g) - faults);
+	ASSERT_EQ(NR_CHUNKS, nr_huge(self));
+	gmem_check(g, 0, NR_PAGES);
+	ASSERT_EQ(1, nr_faults(g) - faults);
+
+	/* Over the same memory. */
+	convert(g, 0, NR_PAGES, 0);
+	pfn = gmem_host_pfn(g, GMEM_CHUNK_PAGES);
+	ASSERT_EQ(0, pfn % GMEM_CHUNK_PAGES);
+	for (i = 0; i < GMEM_CHUNK_PAGES; i++)
+		ASSERT_EQ(pfn + i, gmem_host_pfn(g, GMEM_CHUNK_PAGES + i));
+	ASSERT_EQ(NR_CHUNKS, gmem_read_fdinfo(getpid(), g->fd).chunks);
+}
+
+TEST_F(huge, one_page_to_shared)
+{
+	one_page(_metadata, self, PRIVATE, 0);
+}
+
+TEST_F(huge, one_page_to_private)
+{
+	one_page(_metadata, self, 0, PRIVATE);
+}
+
+/* From the middle of one chunk into the middle of another. */
+TEST_F(huge, range_to_shared)
+{
+	struct gmem_vm *g = &self->g;
+	u64 faults;
+
+	convert(g, 0, NR_PAGES, PRIVATE);
+	gmem_fill(g, 0, NR_PAGES);
+
+	convert(g, 10, 2 * GMEM_CHUNK_PAGES, 0);
+	ASSERT_EQ(NR_CHUNKS - 3, nr_huge(self));
+	faults = nr_faults(g);
+	gmem_check(g, 0, 10);
+	gmem_check(g, 2 * GMEM_CHUNK_PAGES + 10, 2 * GMEM_CHUNK_PAGES - 10);
+	ASSERT_EQ(faults, nr_faults(g));
+
+	gmem_check(g, 10, 2 * GMEM_CHUNK_PAGES);
+	ASSERT_EQ(2 * GMEM_CHUNK_PAGES - 511, nr_faults(g) - faults);
+	ASSERT_EQ(NR_CHUNKS - 2, nr_huge(self));
+}
+
+TEST_F(huge, chunk_to_shared)
+{
+	struct gmem_vm *g = &self->g;
+	u64 faults;
+
+	convert(g, 0, NR_PAGES, PRIVATE);
+	gmem_fill(g, 0, NR_PAGES);
+	convert(g, GMEM_CHUNK_PAGES, GMEM_CHUNK_PAGES, 0);
+	ASSERT_EQ(NR_CHUNKS - 1, nr_huge(self));
+
+	faults = nr_faults(g);
+	gmem_check(g, 0, NR_PAGES);
+	ASSERT_EQ(1, nr_faults(g) - faults);
+	ASSERT_EQ(NR_CHUNKS, nr_huge(self));
+}
+
+TEST_F(huge, punch_one_page)
+{
+	struct gmem_vm *g = &self->g;
+
+	gmem_fill(g, 0, NR_PAGES);
+	punch(g, PAGE, 1);
+	ASSERT_EQ(NR_PAGES - 1, gmem_read_fdinfo(getpid(), g->fd).allocated);
+	ASSERT_EQ(NR_CHUNKS - 1, gmem_read_fdinfo(getpid(), g->fd).chunks);
+	check_others(g);
+	ASSERT_EQ(0, gmem_read(g, PAGE));
+	ASSERT_EQ(NR_PAGES, gmem_read_fdinfo(getpid(), g->fd).allocated);
+	gmem_check(g, GMEM_CHUNK_PAGES, PAGE - GMEM_CHUNK_PAGES);
+
+	/* All of it gives a new chunk. */
+	punch(g, GMEM_CHUNK_PAGES, GMEM_CHUNK_PAGES);
+	ASSERT_EQ(0, gmem_read(g, PAGE));
+	ASSERT_EQ(0, gmem_read(g, PAGE + 1));
+	ASSERT_EQ(NR_CHUNKS, nr_huge(self));
+	ASSERT_EQ(NR_CHUNKS, gmem_read_fdinfo(getpid(), g->fd).chunks);
+}
+
+/* A hole takes what was asked for and nothing else, whoever uses neighbours. */
+TEST_F(huge, punch_beside_pin)
+{
+	struct gmem_vm *g = &self->g;
+	int fd;
+
+	if (!gmem_can_pin())
+		SKIP(return, "CONFIG_GUP_TEST or debugfs is not there");
+
+	gmem_fill(g, 0, NR_PAGES);
+	fd = gmem_pin(g, PAGE + 1, 1);
+	ASSERT_LE(0, fd);
+	punch(g, PAGE - 10, 11);
+	ASSERT_EQ(NR_PAGES - 11, gmem_read_fdinfo(getpid(), g->fd).allocated);
+	gmem_check(g, 0, PAGE - 10);
+	gmem_check(g, PAGE + 1, NR_PAGES - PAGE - 1);
+	ASSERT_EQ(0, gmem_read(g, PAGE));
+	kvm_close(fd);
+}
+
+TEST_F(huge, pin_one_page)
+{
+	struct gmem_vm *g = &self->g;
+	int fd;
+
+	if (!gmem_can_pin())
+		SKIP(return, "CONFIG_GUP_TEST or debugfs is not there");
+
+	gmem_fill(g, 0, NR_PAGES);
+	fd = gmem_pin(g, PAGE, 1);
+	ASSERT_LE(0, fd);
+	ASSERT_EQ(EAGAIN, gmem_convert(g, GMEM_CHUNK_PAGES, GMEM_CHUNK_PAGES, PRIVATE));
+	ASSERT_EQ(PAGE, g->error_page);
+
+	convert(g, GMEM_CHUNK_PAGES, PAGE - GMEM_CHUNK_PAGES, PRIVATE);
+	convert(g, PAGE + 1, 2 * GMEM_CHUNK_PAGES - PAGE - 1, PRIVATE);
+	gmem_check(g, 0, NR_PAGES);
+
+	kvm_close(fd);
+	convert(g, PAGE, 1, PRIVATE);
+	gmem_check(g, 0, NR_PAGES);
+	ASSERT_EQ(NR_CHUNKS, nr_huge(self));
+}
+
+TEST_F(huge, poison_one_page)
+{
+	struct gmem_vm *g = &self->g;
+	const char *reason = hwpoison_unsupported();
+	u64 value;
+	int i;
+
+	if (reason)
+		SKIP(return, "%s", reason);
+
+	gmem_fill(g, 0, NR_PAGES);
+	ASSERT_EQ(0, gmem_poison(g, PAGE));
+	ASSERT_EQ(NR_CHUNKS - 1, nr_huge(self));
+
+	ASSERT_EQ(-1, __gmem_read(g, PAGE, &value));
+	ASSERT_EQ(EHWPOISON, errno);
+	for (i = GMEM_CHUNK_PAGES; i < 2 * GMEM_CHUNK_PAGES; i++)
+		if (i != PAGE)
+			ASSERT_EQ(gmem_pattern(i), gmem_read(g, i));
+	ASSERT_EQ(NR_CHUNKS - 1, nr_huge(self));
+
+	ASSERT_EQ(EHWPOISON, gmem_convert(g, GMEM_CHUNK_PAGES, GMEM_CHUNK_PAGES, PRIVATE));
+	ASSERT_EQ(PAGE, g->error_page);
+
+	punch(g, GMEM_CHUNK_PAGES, GMEM_CHUNK_PAGES);
+	ASSERT_EQ(0, gmem_read(g, PAGE));
+	ASSERT_EQ(NR_CHUNKS, nr_huge(self));
+}
+
+/* Touching shared memory after a conversion, by the host. */
+TEST_F(huge, fault_around)
+{
+	struct gmem_vm *g = &self->g;
+	struct rusage before, after;
+	int i;
+
+	convert(g, 0, NR_PAGES, PRIVATE);
+	gmem_fill(g, 0, NR_PAGES);
+	convert(g, 0, NR_PAGES, 0);
+	convert(g, PAGE, 1, PRIVATE);
+	/* Page tables have a fault of their own. */
+	ASSERT_EQ(gmem_pattern(0), *gmem_hva(g, 0));
+	ASSERT_EQ(gmem_pattern(GMEM_CHUNK_PAGES), *gmem_hva(g, GMEM_CHUNK_PAGES));
+
+	getrusage(RUSAGE_SELF, &before);
+	for (i = 0; i < 256; i++)
+		WRITE_ONCE(*gmem_hva(g, GMEM_CHUNK_PAGES / 2 + i), i);
+	getrusage(RUSAGE_SELF, &after);
+	TH_LOG("%ld faults in a MiB", after.ru_minflt - before.ru_minflt);
+	ASSERT_GE(20, after.ru_minflt - before.ru_minflt);
+
+	/* Not around what is private. */
+	ASSERT_EQ(gmem_pattern(PAGE - 1), *gmem_hva(g, PAGE - 1));
+	ASSERT_EQ(0, hwpoison_mapped_pfn(gmem_hva(g, PAGE)));
+	ASSERT_FALSE(gmem_host_can_access(g, PAGE, 1));
+	ASSERT_EQ(gmem_pattern(PAGE + 1), *gmem_hva(g, PAGE + 1));
+}
+
+TEST_F(huge, prefault)
+{
+	struct gmem_vm *g = &self->g;
+	struct kvm_pre_fault_memory range = {
+		.gpa = GMEM_GPA,
+		.size = (u64)NR_PAGES * PAGE_SIZE,
+	};
+	u64 faults;
+
+	convert(g, 0, NR_PAGES, PRIVATE);
+	convert(g, PAGE, 1, 0);
+	vcpu_ioctl(g->vcpu, KVM_PRE_FAULT_MEMORY, &range);
+	ASSERT_EQ(0, range.size);
+	ASSERT_EQ(NR_CHUNKS - 1, nr_huge(self));
+
+	faults = nr_faults(g);
+	gmem_fill(g, 0, NR_PAGES);
+	ASSERT_EQ(faults, nr_faults(g));
+}
+
+static void slot_code(u64 gva, u64 nr)
+{
+	u64 i;
+
+	for (i = 0; i < nr; i++)
+		WRITE_ONCE(*(u64 *)(gva + i * PAGE_SIZE), i);
+	for (i = 0; i < nr; i++)
+		GUEST_ASSERT_EQ(READ_ONCE(*(u64 *)(gva + i * PAGE_SIZE)), i);
+	GUEST_DONE();
+}
+
+struct ordinary {
+	struct kvm_vm *vm;
+	struct kvm_vcpu *vcpu;
+	char *mem;
+	int fd;
+	u64 pages_2m;
+};
+
+/* A VM of any kind, one slot for each of the offsets in the file. */
+static void ordinary_create(struct ordinary *o, void *code, u64 file_pages)
+{
+	bool on = gmem_hugepages();
+
+	o->vm = vm_create_with_one_vcpu(&o->vcpu, code);
+	gmem_set_hugepages(true);
+	o->fd = vm_create_guest_memfd(o->vm, file_pages * PAGE_SIZE,
+				      GUEST_MEMFD_FLAG_MMAP |
+				      GUEST_MEMFD_FLAG_INIT_SHARED);
+	gmem_set_hugepages(on);
+	o->mem = kvm_mmap(file_pages * PAGE_SIZE, PROT_READ | PROT_WRITE, MAP_SHARED,
+			  o->fd);
+	o->pages_2m = vm_get_stat(o->vm, pages_2m);
+}
+
+static void ordinary_free(struct ordinary *o, u64 file_pages)
+{
+	kvm_munmap(o->mem, file_pages * PAGE_SIZE);
+	kvm_close(o->fd);
+	kvm_vm_free(o->vm);
+}
+
+static void ordinary_run(struct ordinary *o)
+{
+	struct ucall uc;
+
+	vcpu_run(o->vcpu);
+	switch (get_ucall(o->vcpu, &uc)) {
+	case UCALL_DONE:
+		return;
+	case UCALL_ABORT:
+		REPORT_GUEST_ASSERT(uc);
+	default:
+		TEST_FAIL("Unexpected exit %u", o->vcpu->run->exit_reason);
+	}
+}
+
+FIXTURE(ordinary) { };
+
+FIXTURE_SETUP(ordinary)
+{
+	if (!kvm_has_cap(KVM_CAP_GUEST_MEMFD_MEMORY_ATTRIBUTES))
+		SKIP(exit(KSFT_SKIP), "in-place conversion is off (kvm.gmem_in_place_conversion)");
+}
+
+FIXTURE_TEARDOWN(ordinary) { }
+
+/* Neighbours in the guest's address space that are none in its memory. */
+TEST_F(ordinary, shuffled)
+{
+	const u64 gva = 1ull << 40;
+	struct ordinary o;
+	int i, page;
+
+	ordinary_create(&o, slot_code, GMEM_CHUNK_PAGES);
+	vm_set_user_memory_region2(o.vm, GMEM_SLOT, KVM_MEM_GUEST_MEMFD, GMEM_GPA,
+				   GMEM_CHUNK_PAGES * PAGE_SIZE, o.mem, o.fd, 0);
+	for (i = 0; i < GMEM_CHUNK_PAGES; i++) {
+		page = i * 5 % GMEM_CHUNK_PAGES;
+		virt_pg_map(o.vm, gva + i * PAGE_SIZE, GMEM_GPA + page * PAGE_SIZE);
+	}
+	vcpu_args_set(o.vcpu, 2, gva, (u64)GMEM_CHUNK_PAGES);
+	ordinary_run(&o);
+
+	for (i = 0; i < GMEM_CHUNK_PAGES; i++)
+		ASSERT_EQ(i, *(u64 *)(o.mem + i * 5 % GMEM_CHUNK_PAGES * PAGE_SIZE));
+	ordinary_free(&o, GMEM_CHUNK_PAGES);
+}
+
+/* With shadow paging, too, if the guest maps it with a huge page. */
+TEST_F(ordinary, mapped_huge_by_guest)
+{
+	struct ordinary o;
+
+	ordinary_create(&o, slot_code, GMEM_CHUNK_PAGES);
+	vm_set_user_memory_region2(o.vm, GMEM_SLOT, KVM_MEM_GUEST_MEMFD, GMEM_GPA,
+				   GMEM_CHUNK_PAGES * PAGE_SIZE, o.mem, o.fd, 0);
+	virt_map_level(o.vm, GMEM_GPA, GMEM_GPA, SZ_2M, PG_LEVEL_2M);
+	vcpu_args_set(o.vcpu, 2, GMEM_GPA, (u64)GMEM_CHUNK_PAGES);
+	ordinary_run(&o);
+	ASSERT_EQ(1, vm_get_stat(o.vm, pages_2m) - o.pages_2m);
+	ASSERT_EQ(511, *(u64 *)(o.mem + 511 * PAGE_SIZE));
+	ordinary_free(&o, GMEM_CHUNK_PAGES);
+}
+
+/*
+ * Memslots that can't have huge pages, or not everywhere: run over @nr pages of
+ * the guest from @gfn on, which are those of the file from @pgoff on.
+ */
+static int run_in_slot(int gfn, int pgoff, int nr, int file_pages)
+{
+	struct ordinary o;
+	int i, nr_huge;
+
+	ordinary_create(&o, slot_code, file_pages);
+	vm_set_user_memory_region2(o.vm, GMEM_SLOT, KVM_MEM_GUEST_MEMFD,
+				   GMEM_GPA + (u64)gfn * PAGE_SIZE,
+				   (u64)nr * PAGE_SIZE, o.mem, o.fd,
+				   (u64)pgoff * PAGE_SIZE);
+	virt_map_level(o.vm, GMEM_GPA, GMEM_GPA, SZ_8M, PG_LEVEL_2M);
+	vcpu_args_set(o.vcpu, 2, GMEM_GPA + (u64)gfn * PAGE_SIZE, (u64)nr);
+	ordinary_run(&o);
+
+	for (i = 0; i < nr; i++)
+		TEST_ASSERT_EQ(*(u64 *)(o.mem + (u64)(pgoff + i) * PAGE_SIZE), i);
+	nr_huge = vm_get_stat(o.vm, pages_2m) - o.pages_2m;
+	ordinary_free(&o, file_pages);
+	return nr_huge;
+}
+
+TEST_F(ordinary, slots)
+{
+	/* Two whole chunks. */
+	EXPECT_EQ(2, run_in_slot(0, 0, 1024, 1024));
+	EXPECT_EQ(2, run_in_slot(512, 512, 1024, 1536));
+	/* One whole chunk, with parts of others around it. */
+	EXPECT_EQ(1, run_in_slot(256, 256, 1024, 1536));
+	/* No whole chunk. */
+	EXPECT_EQ(0, run_in_slot(1, 1, 511, 512));
+	EXPECT_EQ(0, run_in_slot(256, 256, 512, 1024));
+	/* The file ends before the chunk does. */
+	EXPECT_EQ(0, run_in_slot(0, 0, 511, 511));
+	EXPECT_EQ(1, run_in_slot(0, 0, 1023, 1023));
+	/* What is aligned in the guest isn't in the file. */
+	EXPECT_EQ(0, run_in_slot(0, 1, 1024, 1536));
+	EXPECT_EQ(0, run_in_slot(512, 256, 1024, 1536));
+	EXPECT_EQ(0, run_in_slot(1, 0, 1024, 1024));
+}
+
+int main(int argc, char **argv)
+{
+	const char *reason = gmem_vm_unsupported();
+
+	if (reason)
+		ksft_exit_skip("%s\n", reason);
+
+	return test_harness_run(argc, argv);
+}
