@@ -4,8 +4,8 @@
 # The series on a kernel tree of one's own, a git checkout or plain files.
 #
 # All patches are tried in a scratch repository, so the tree itself changes either in one go or not at all. A git tree
-# is moved forward to the commits made there, and keeps where it was in refs/gmem/before, where it went in
-# refs/gmem/after. A plain tree gets the files, and keeps those it had, and those it got, in .gmem-apply/.
+# is moved forward to the commits made there, and keeps where it was in refs/worktree/gmem-before, where it went in
+# refs/worktree/gmem-after. A plain tree gets the files, and keeps those it had, and those it got, in .gmem-apply/.
 #
 # cmd_apply sets SCRATCH, the repository; apply_trials sets TRIAL, a folder with trees to try it on.
 
@@ -110,16 +110,16 @@ apply_try()
 apply_git()
 {
 	git -C "$1" fetch -q --no-write-fetch-head "$SCRATCH" \
-		+refs/tags/before:refs/gmem/before +HEAD:refs/gmem/after &&
-		git -C "$1" -c core.hooksPath=/dev/null merge -q --ff-only refs/gmem/after && return 0
+		+refs/tags/before:refs/worktree/gmem-before +HEAD:refs/worktree/gmem-after &&
+		git -C "$1" -c core.hooksPath=/dev/null merge -q --ff-only refs/worktree/gmem-after && return 0
 	apply_forget "$1"
 	return 1
 }
 
 apply_forget()
 {
-	git -C "$1" update-ref -d refs/gmem/before
-	git -C "$1" update-ref -d refs/gmem/after
+	git -C "$1" update-ref -d refs/worktree/gmem-before
+	git -C "$1" update-ref -d refs/worktree/gmem-after
 }
 
 # apply_plain DIR: if it is interrupted, there is everything to go back with.
@@ -141,12 +141,12 @@ undo_git()
 {
 	local before after
 
-	before=$(git -C "$1" rev-parse -q --verify refs/gmem/before) &&
-		after=$(git -C "$1" rev-parse -q --verify refs/gmem/after) &&
+	before=$(git -C "$1" rev-parse -q --verify refs/worktree/gmem-before) &&
+		after=$(git -C "$1" rev-parse -q --verify refs/worktree/gmem-after) &&
 		git -C "$1" merge-base --is-ancestor "$after" HEAD ||
 		die "apply: nothing to undo: the series has not been applied to $1 by 'wb apply'"
 	[ "$after" = "$(git -C "$1" rev-parse HEAD)" ] ||
-		die "apply: $1 has commits on top of the series; 'git rebase --onto refs/gmem/before refs/gmem/after' there keeps them"
+		die "apply: $1 has commits on top of the series; 'git rebase --onto refs/worktree/gmem-before refs/worktree/gmem-after' there keeps them"
 	apply_clean "$1"
 	git -C "$1" -c core.hooksPath=/dev/null reset -q --keep "$before" || die "apply: git cannot go back in $1"
 	apply_forget "$1"
