@@ -1,0 +1,192 @@
+# SPDX-License-Identifier: GPL-2.0-only
+# shellcheck shell=dash
+#
+# KVM's modules with the series, for a kernel that is installed already: built out of tree against its headers.
+#
+# In build/modules: source is the sources; RELEASE what was built for that kernel; RELEASE.stock the kernel itself, out
+# of Debian's packages, laid out as if it had been built. Sets MODULES. modules_boot sets OUT, see kernel_take, and
+# MODULES_OK.
+
+MODULES=$BUILD/modules
+MODULES_NAMES="kvm kvm-amd kvm-intel"
+MODULES_TEST=kvm/x86/guest_memfd_conversion_test
+
+# What the series changes outside of KVM, which modules cannot bring.
+modules_left_out()
+{
+	series_touched AM | grep '^mm/\|^lib/\|^kernel/\|^fs/' | tr '\n' ' '
+}
+
+# modules_source DIR: all of KVM, the headers that the series changes, and what tools/gmem-modules has for them.
+modules_source()
+{
+	local kvm="$1/arch/x86/kvm" file
+
+	rm -rf "$1"
+	mkdir -p "$1"
+	# shellcheck disable=SC2046 # a list of files
+	tgit -c tar.umask=022 archive HEAD -- arch/x86/kvm virt/kvm $(series_touched AM | grep '^include/\|^arch/x86/include/') |
+		tar -C "$1" -xf - || return 1
+	# shellcheck disable=SC2016 # make's variables
+	sed -e 's,\$(srctree)/arch/x86/kvm,$(src),g; s,\$(srctree)/virt/kvm,$(gmem)/virt/kvm,g' "$kvm/Makefile" |
+		cat "$TOP/tools/gmem-modules/gmem.mk" - > "$1/makefile" &&
+		mv "$1/makefile" "$kvm/Makefile" &&
+		cp "$TOP/tools/gmem-modules/Makefile" "$TOP/tools/gmem-modules/check" "$1" || return 1
+	modules_version > "$1/base-version"
+	for file in $(series_touched M | grep '^include/\|^arch/x86/include/'); do
+		tgit show "base:$file" | sha256sum | sed "s,-$,$file,"
+	done > "$1/base-headers"
+}
+
+# The version of Linux that the modules are of.
+modules_version()
+{
+	apply_version "$TREE"
+}
+
+# modules_build y|n DIR
+modules_build()
+{
+	local name release
+
+	need_disk "$BUILD" 1000 "the modules"
+	step modules-source "sources of KVM with the series" 0 modules_source "$MODULES/source" || die "cannot copy the sources"
+	sh "$MODULES/source/check" "$2" || exit 1
+	release=$(cat "$2/include/config/kernel.release")
+	step modules "modules for $release" 72 make -C "$MODULES/source" KDIR="$2" SW_PROTECTED_VM="$1" -j "$JOBS" ||
+		die "the modules do not build"
+	rm -rf "${MODULES:?}/$release"
+	mkdir "$MODULES/$release"
+	for name in $MODULES_NAMES; do
+		strip -g -o "$MODULES/$release/$name.ko" "$MODULES/source/arch/x86/kvm/$name.ko" || die "no $name.ko was built"
+	done
+	rm -rf "$MODULES/source"
+	note "in build/modules/$release: $MODULES_NAMES"
+	note "without what the series changes in $(modules_left_out)"
+}
+
+# modules_package DIR VERSION: a package that has DKMS build the modules wherever it is installed.
+modules_package()
+{
+	local source="$1/usr/src/kvm-gmem-$2" base file
+
+	base=$(modules_version)
+	modules_source "$source" || return 1
+	mkdir -p "$1/DEBIAN" "$1/usr/share/doc/kvm-gmem-dkms"
+	cp "$TOP/COPYING" "$1/usr/share/doc/kvm-gmem-dkms/copyright"
+	for file in control postinst prerm dkms.conf; do
+		sed "s/@VERSION@/$2/g; s/@BASE@/$base/g" "$TOP/tools/gmem-modules/$file" > "$1/DEBIAN/$file" || return 1
+	done
+	mv "$1/DEBIAN/dkms.conf" "$source"
+	chmod 755 "$1/DEBIAN/postinst" "$1/DEBIAN/prerm"
+	dpkg-deb --root-owner-group --build "$1" "$MODULES/kvm-gmem-dkms_$2_all.deb"
+}
+
+modules_dkms()
+{
+	local version dir="$MODULES/package"
+
+	# Newer commits make a newer package.
+	version=$(modules_version).$(tgit log --format=%cd --date=format:%Y%m%d.%H%M base..HEAD | sort | tail -n 1)
+	rm -rf "$dir"
+	step modules-package "the package" 0 modules_package "$dir" "$version" || die "the package cannot be made"
+	rm -rf "$dir"
+	note "build/modules/kvm-gmem-dkms_${version}_all.deb"
+}
+
+# modules_stock RELEASE: Debian's kernel, and the modules that KVM needs.
+modules_stock()
+{
+	local stock="$MODULES/$1.stock" package path
+
+	mkdir -p "$stock.new/deb" "$APT/lists/partial" "$APT/cache/archives/partial" "$APT/parts" && apt_update || return 1
+	for package in linux-binary linux-modules; do
+		(cd "$APT" && apt_private apt-get download "$package-$1" &&
+			dpkg-deb -x "$package-$1"_*.deb "$stock.new/deb") || return 1
+	done
+	mkdir -p "$stock.new/arch/x86/boot" "$stock.new/lib" "$stock.new/virt" "$stock.new/usr"
+	cp "$stock.new/deb/usr/lib/modules/$1/vmlinuz" "$stock.new/arch/x86/boot/bzImage" || return 1
+	for path in arch/x86/kvm/kvm arch/x86/kvm/kvm-amd arch/x86/kvm/kvm-intel virt/lib/irqbypass drivers/crypto/ccp/ccp; do
+		xz -dc "$stock.new/deb/usr/lib/modules/$1/kernel/$path.ko.xz" > "$stock.new/lib/$(basename $path).ko" || return 1
+	done
+	rm -rf "$stock.new/deb"
+	mv "$stock.new" "$stock"
+}
+
+# modules_boot DIR TEXT RELEASE [PARAMETER]: boot Debian's kernel with the modules of this folder, and run the example
+# VMM and a test of conversions. 125: the machine ended badly; otherwise how many of the two succeed comes back in
+# MODULES_OK.
+modules_boot()
+{
+	local dir="$1" text="$2" name
+
+	kernel_take x86_64
+	OUT=$MODULES/run
+	rm -rf "$OUT"
+	cp -a "$MODULES/$3.stock" "$OUT"
+	cp "$(arch_out)/usr/gen_init_cpio" "$OUT/usr"
+	for name in $MODULES_NAMES; do
+		cp "$dir/$name.ko" "$OUT/lib"
+	done
+	shift 3
+	vm_new
+	# Debian's drivers for disks are modules.
+	sed -i '/^dir \/disk /d' "$VM/cpio"
+	vm_module ccp
+	vm_kvm "$@"
+	vm_file "$(arch_out)/gmem-vmm/gmem-vmm"
+	vm_file "$(arch_out)/selftests/$MODULES_TEST"
+	vm_plan run gmem-vmm 120 /bin/gmem-vmm
+	vm_plan run test 240 "/bin/$(basename $MODULES_TEST)"
+	vm_kvm_unload
+	VM_TIME=500
+	step modules-boot "$text" 0 vm_run || { vm_ended "$VM"; return 125; }
+	vm_ended "$VM" || return 125
+	sed 's/^/    | /' "$VM/output" | tail -n 16
+	MODULES_OK=$(awk '$1 == "exit" && $3 == 0 { n++ } END { print n + 0 }' "$VM/verdict")
+}
+
+# modules_test RELEASE
+modules_test()
+{
+	[ -e "$MODULES/$1/kvm.ko" ] || die "modules: none are built for $1 yet: 'wb modules --sw-protected HEADERS' does that"
+	[ -x "$(arch_out)/gmem-vmm/gmem-vmm" ] && [ -x "$(arch_out)/pid1" ] || cmd_build x86_64
+	if [ ! -e "$MODULES/$1.stock" ]; then
+		APT=$CACHE/apt.$$
+		trap 'rm -rf "$APT"' EXIT
+		step modules-fetch "Debian's kernel $1" 0 modules_stock "$1" || die "cannot get the kernel $1"
+		rm -rf "$APT"
+		trap - EXIT
+	fi
+	modules_boot "$MODULES/$1" "Debian's kernel $1 with the modules" "$1" gmem_in_place_conversion=1 &&
+		[ "$MODULES_OK" -eq 2 ] || die "modules: the example VMM or the test fails; see $VM"
+	rm -rf "$VM"
+	modules_boot "$MODULES/$1.stock/lib" "the same, with Debian's modules" "$1" &&
+		[ "$MODULES_OK" -eq 0 ] || die "modules: the example VMM and the test should fail without the modules; see $VM"
+	rm -rf "$VM" "$MODULES/run"
+	note "example VMM and test: they work with the modules, and do not without"
+}
+
+cmd_modules()
+{
+	local sw=n
+
+	have_tree
+	mkdir -p "$MODULES"
+	case ${1:-} in
+	--test)	[ $# -eq 2 ] || die "modules: --test needs the release of a Debian kernel, e.g. 7.3.4+deb13-amd64"
+		modules_test "$2"
+		return ;;
+	--dkms)	[ $# -eq 1 ] || die "modules: --dkms takes no argument"
+		modules_dkms
+		return ;;
+	--sw-protected)
+		sw=y
+		shift ;;
+	-*)	die "modules: no option '$1'; see 'wb help'" ;;
+	esac
+	[ $# -le 1 ] || die "modules: name one folder with headers"
+	[ -d "${1:-/lib/modules/$(uname -r)/build}" ] ||
+		die "modules: no folder ${1:-/lib/modules/$(uname -r)/build}: install linux-headers-$(uname -r), or name another one"
+	modules_build $sw "$(cd "${1:-/lib/modules/$(uname -r)/build}" && pwd -P)"
+}
