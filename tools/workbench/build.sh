@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
 # shellcheck shell=dash
 #
-# Building: the kernels of the file `kernels`, their modules, the selftests, PID 1, the example VMM, gmem-top and the benchmark.
+# Building: the kernels of the file `kernels`, their modules, the selftests, PID 1, the example VMM, gmem-top and the
+# benchmark.
 #
 # kernel_take sets what all else here is about: KERNEL, its name in the file `kernels`; KARCH, its architecture; KTREE, its
 # source; and OUT, where it is built.
