@@ -66,6 +66,12 @@ vmm_make()
 	make -C "$TOP/tools/gmem-vmm" OUT="$OUT/gmem-vmm" KHDR="$OUT/usr/include"
 }
 
+# The driver and initramfs of a Linux guest that runs this kernel.
+guest_make()
+{
+	make -C "$TOP/tools/gmem-guest" OUT="$OUT/gmem-guest" KDIR="$OUT"
+}
+
 top_make()
 {
 	make -C "$TOP/tools/gmem-top" OUT="$OUT/gmem-top" KHDR="$OUT/usr/include"
@@ -135,6 +141,7 @@ kernel_build()
 	fi
 	if [ "$KERNEL" = x86_64 ]; then
 		step gmem-vmm "example VMM" 0 vmm_make || die "the example VMM does not build"
+		step gmem-guest "Linux guest" 0 guest_make || die "the Linux guest of the example VMM does not build"
 		step gmem-top "gmem-top" 0 top_make || die "gmem-top does not build"
 	fi
 	if [ "$KERNEL" = $BENCH_KERNEL ]; then

@@ -145,7 +145,12 @@ machine_boot()
 			vm_plan kunit "$name" "$program"
 			continue ;;
 		*:gmem-vmm)
-			file=$(arch_out)/gmem-vmm/gmem-vmm ;;
+			file=$(arch_out)/gmem-vmm/gmem-vmm
+			case $args in
+			*--kernel*)
+				vm_file "$(kernel_image)" guest-kernel
+				vm_file "$(arch_out)/gmem-guest/initrd" guest-initrd ;;
+			esac ;;
 		*:gmem-top-test)
 			vm_file "$(arch_out)/gmem-top/gmem-top"
 			file=$(arch_out)/gmem-top/gmem-top-test ;;
@@ -311,5 +316,11 @@ cmd_demo()
 	cmd_build
 	[ -x "$OUT/gmem-vmm/gmem-vmm" ] || die "there is no example VMM in tools/gmem-vmm yet"
 	say "Booting, with kvm.gmem_in_place_conversion=1, to run the example VMM"
-	cmd_boot --param kvm.gmem_in_place_conversion=1 "$OUT/gmem-vmm/gmem-vmm" "$@"
+	# In a shell of its own, as cmd_boot exits.
+	(cmd_boot --param kvm.gmem_in_place_conversion=1 "$OUT/gmem-vmm/gmem-vmm" "$@") || exit
+	say "Booting again, for a Linux guest that converts its own memory"
+	cp -f "$(kernel_image)" "$OUT/gmem-guest/guest-kernel"
+	cmd_boot --param kvm.gmem_in_place_conversion=1 --file "$OUT/gmem-guest/guest-kernel" \
+		--file "$OUT/gmem-guest/initrd" "$OUT/gmem-vmm/gmem-vmm" --kernel /bin/guest-kernel --initrd /bin/initrd \
+		--memory 128
 }
