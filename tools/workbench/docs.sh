@@ -68,6 +68,7 @@ cmd_docs()
 {
 	local rows
 
+	[ $# -eq 0 ] || die "docs: takes no argument"
 	cmd_deps docs
 	have_tree
 	step docs "rendering Documentation/virt/kvm" 0 docs_render || die "the documentation does not render without warnings"

@@ -150,6 +150,7 @@ modules_boot()
 modules_test()
 {
 	[ -e "$MODULES/$1/kvm.ko" ] || die "modules: none are built for $1 yet: 'wb modules --sw-protected HEADERS' does that"
+	cmd_deps demo
 	[ -x "$(arch_out)/gmem-vmm/gmem-vmm" ] && [ -x "$(arch_out)/pid1" ] || cmd_build x86_64
 	if [ ! -e "$MODULES/$1.stock" ]; then
 		APT=$CACHE/apt.$$
@@ -171,6 +172,7 @@ cmd_modules()
 {
 	local sw=n
 
+	command -v git > /dev/null && command -v make > /dev/null || die "modules: it takes git and make: apt-get install git make"
 	have_tree
 	mkdir -p "$MODULES"
 	case ${1:-} in
