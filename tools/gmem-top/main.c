@@ -167,6 +167,7 @@ static void make_report(double seconds, bool json, bool first)
 	stats_read(&report);
 	trace_note(&report);
 	print(&report, json, first);
+	trace_next_interval(&report);
 	report_free(&report);
 }
 
@@ -205,7 +206,6 @@ static void run(bool once, bool json, double interval)
 		if (once)
 			return;
 		first = false;
-		trace_next_interval();
 		watched = trace_open();
 		start = end;
 	}

@@ -98,16 +98,6 @@ static void show_activity(FILE *out, const struct activity *a, double seconds)
 	show_offender(out, &a->last);
 }
 
-static bool is_listed(const struct report *report, u64 ino)
-{
-	unsigned int i;
-
-	for (i = 0; i < report->nr_files; i++)
-		if (report->files[i].ino == ino)
-			return true;
-	return false;
-}
-
 static void show_conversions(FILE *out, const struct report *report)
 {
 	const struct activity *a;
@@ -121,7 +111,7 @@ static void show_conversions(FILE *out, const struct report *report)
 	}
 	/* Files that were closed since, or that only a mapping keeps. */
 	for (i = 0; (a = trace_nth(i)); i++) {
-		if (!a->interval.requests || is_listed(report, a->ino))
+		if (!a->interval.requests || report_has(report, a->ino))
 			continue;
 		fprintf(out, "%7s %4s ", "?", "?");
 		show_activity(out, a, report->seconds);
@@ -188,7 +178,7 @@ void show_text(FILE *out, const struct report *report)
 		fprintf(out, "\nMemory\n");
 		show_memory(out, report);
 	}
-	if (report->nr_files && report->seconds > 0) {
+	if ((report->nr_files || trace_nth(0)) && report->seconds > 0) {
 		fprintf(out, "\nConversions, in pages\n");
 		show_conversions(out, report);
 	}

@@ -90,6 +90,7 @@ bool read_text(char *text, size_t size, const char *fmt, ...)
 	__attribute__((format(printf, 3, 4)));
 void note(struct report *report, const char *fmt, ...)
 	__attribute__((format(printf, 2, 3)));
+bool report_has(const struct report *report, u64 ino);
 void report_free(struct report *report);
 double now(void);
 
@@ -107,7 +108,7 @@ void trace_note(struct report *report);
 u64 trace_lost(void);
 const struct activity *trace_activity(u64 ino);
 const struct activity *trace_nth(unsigned int i);
-void trace_next_interval(void);
+void trace_next_interval(const struct report *report);
 
 /* show.c */
 void show_text(FILE *out, const struct report *report);

@@ -245,11 +245,18 @@ u64 trace_lost(void)
 	return lost;
 }
 
-void trace_next_interval(void)
+/* Start new counts after a report.  Forget files that are gone. */
+void trace_next_interval(const struct report *report)
 {
-	unsigned int i;
+	unsigned int i, nr = 0;
 
-	for (i = 0; i < nr_activities; i++)
-		memset(&activities[i].interval, 0, sizeof(activities[i].interval));
+	for (i = 0; i < nr_activities; i++) {
+		if (!activities[i].interval.requests && !report_has(report, activities[i].ino))
+			continue;
+		activities[nr] = activities[i];
+		memset(&activities[nr].interval, 0, sizeof(activities[nr].interval));
+		nr++;
+	}
+	nr_activities = nr;
 	lost = 0;
 }

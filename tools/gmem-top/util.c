@@ -72,6 +72,16 @@ void note(struct report *report, const char *fmt, ...)
 	report->notes[report->nr_notes++] = text;
 }
 
+bool report_has(const struct report *report, u64 ino)
+{
+	unsigned int i;
+
+	for (i = 0; i < report->nr_files; i++)
+		if (report->files[i].ino == ino)
+			return true;
+	return false;
+}
+
 void report_free(struct report *report)
 {
 	while (report->nr_notes)
