@@ -8,6 +8,9 @@
 gmem := $(src)/../../..
 LINUXINCLUDE := -I$(gmem)/arch/x86/include -I$(gmem)/include -I$(gmem)/include/uapi $(LINUXINCLUDE)
 
+# Without the series' function in mm/, the policy of the task decides from which node a chunk of 2 MiB comes.
+ccflags-y += '-Dmpol_alloc_pages(gfp,order,pol,ilx,nid)=alloc_pages(gfp,order)'
+
 # The Kconfig default of the series.
 ccflags-y += -DCONFIG_KVM_VM_MEMORY_ATTRIBUTES=1
 ifeq ($(SW_PROTECTED_VM)$(CONFIG_KVM_SW_PROTECTED_VM),y)

@@ -17,6 +17,12 @@ modules_left_out()
 	series_touched AM | grep '^mm/\|^lib/\|^kernel/\|^fs/' | tr '\n' ' '
 }
 
+# The headers that the series changes, but for those of mm/.
+modules_headers()
+{
+	series_touched "$1" | grep '^include/\|^arch/x86/include/' | grep -vx include/linux/mempolicy.h
+}
+
 # modules_source DIR: all of KVM, the headers that the series changes, and what tools/gmem-modules has for them.
 modules_source()
 {
@@ -25,7 +31,7 @@ modules_source()
 	rm -rf "$1"
 	mkdir -p "$1"
 	# shellcheck disable=SC2046 # a list of files
-	tgit -c tar.umask=022 archive HEAD -- arch/x86/kvm virt/kvm $(series_touched AM | grep '^include/\|^arch/x86/include/') |
+	tgit -c tar.umask=022 archive HEAD -- arch/x86/kvm virt/kvm $(modules_headers AM) |
 		tar -C "$1" -xf - || return 1
 	# shellcheck disable=SC2016 # make's variables
 	sed -e 's,\$(srctree)/arch/x86/kvm,$(src),g; s,\$(srctree)/virt/kvm,$(gmem)/virt/kvm,g' "$kvm/Makefile" |
@@ -33,7 +39,7 @@ modules_source()
 		mv "$1/makefile" "$kvm/Makefile" &&
 		cp "$TOP/tools/gmem-modules/Makefile" "$TOP/tools/gmem-modules/check" "$1" || return 1
 	modules_version > "$1/base-version"
-	for file in $(series_touched M | grep '^include/\|^arch/x86/include/'); do
+	for file in $(modules_headers M); do
 		tgit show "base:$file" | sha256sum | sed "s,-$,$file,"
 	done > "$1/base-headers"
 }
