@@ -135,8 +135,7 @@ static int fail_slab_allocations(int space)
 	write_file(FAULT_DIR "failslab/ignore-gfp-wait", "N");
 	write_file(FAULT_DIR "failslab/task-filter", "Y");
 	write_file(FAULT_DIR "failslab/times", "-1");
-	write_file(FAULT_DIR "failslab/probability",
-			   space < 0 ? "0" : "100");
+	write_file(FAULT_DIR "failslab/probability", space < 0 ? "0" : "100");
 	if (write_file(FAULT_DIR "failslab/space", text))
 		return -1;
 	if (space >= 0)
