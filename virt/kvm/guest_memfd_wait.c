@@ -40,7 +40,7 @@
  * comes late, on a slow machine or after the task was frozen, must not use up
  * the time of many.
  */
-#define KVM_GMEM_WAIT_STEP_NS		(1 * NSEC_PER_MSEC)
+#define KVM_GMEM_WAIT_STEP_NS		(1500 * NSEC_PER_USEC)
 
 /*
  * If others want the lock, wait for this long with the lock held, and then as
