@@ -51,7 +51,7 @@ function reference(name)
 {
 	if (name ~ /^reference|^reading the clock|^a system call|no conversions$/ || unit[name] == "x")
 		return 0
-	if (unit[name] == "ms" || unit[name] == "KiB")
+	if (unit[name] == "ms" || unit[name] == "KiB" || unit[name] == "count")
 		return 1
 	return unit[name] == "call" ? value[CALL] : value[PAGE]
 }
@@ -70,12 +70,12 @@ function shown(n, u)
 {
 	if (u == "x")
 		return sprintf(n < 9.95 ? "%.1fx" : "%.0fx", n)
-	return n < 99.95 ? sprintf("%.1f", n) : commas(n)
+	return u != "count" && n < 99.95 ? sprintf("%.1f", n) : commas(n)
 }
 
 function unit_name(u)
 {
-	return u == "x" ? "ratio" : u == "ms" || u == "KiB" ? u : "per " u
+	return u == "x" ? "ratio" : u == "ms" || u == "KiB" || u == "count" ? u : "per " u
 }
 
 function target(name)
@@ -158,10 +158,12 @@ function judge(	i, name, ref, was, what)
 			continue
 		}
 		was = recorded[name] * ref
-		what = unit[name] == "ms" || unit[name] == "KiB" ? unit[name] : "instructions per " unit[name]
+		what = unit_name(unit[name])
+		if (what ~ /^per /)
+			what = "instructions " what
 		if (value[name] > was * (1 + percent / 100))
-			printf "fail bench: %s: %s %s, recorded: %s (%.0f%% more)\n", name, shown(value[name]), what,
-				shown(was), (value[name] / was - 1) * 100
+			printf "fail bench: %s: %s %s, recorded: %s%s\n", name, shown(value[name]), what, shown(was),
+				was ? sprintf(" (%.0f%% more)", (value[name] / was - 1) * 100) : ""
 		else
 			print "pass bench: " name
 	}

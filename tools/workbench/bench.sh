@@ -14,16 +14,22 @@ BENCH_KERNEL=plain
 # Beyond this many percent of what is recorded, a row has failed.
 BENCH_PERCENT=10
 
-# bench_boot DIR: both ways in one boot, with KVM reloaded for the second; DIR/rows is what the program printed.
-bench_boot()
+# bench_vm DIR: a machine whose clock counts instructions, with the program and in-place conversion.
+bench_vm()
 {
-	kernel_take $BENCH_KERNEL
 	have_kernel
 	vm_new "$1"
 	vm_counted
 	VM_MEM=2560 VM_TIME=900
 	vm_file "$OUT/gmem-bench/gmem-bench"
 	vm_kvm gmem_in_place_conversion=1
+}
+
+# bench_boot DIR: both ways in one boot, with KVM reloaded for the second; DIR/rows is what the program printed.
+bench_boot()
+{
+	kernel_take $BENCH_KERNEL
+	bench_vm "$1"
 	vm_plan run in-place 0 /bin/gmem-bench
 	vm_kvm_unload
 	vm_kvm gmem_in_place_conversion=0
@@ -36,17 +42,16 @@ bench_boot()
 		"$1/verdict"
 }
 
-# bench_profile [CASE...]: the kernel functions that conversions spend their time in, after each row.
+# bench_profile DIR [CASE...]: the kernel functions that conversions spend their time in, after each row.
 bench_profile()
 {
-	vm_new "$BUILD/bench-profile"
-	vm_counted
-	VM_MEM=2560 VM_TIME=900
-	vm_file "$OUT/gmem-bench/gmem-bench"
-	vm_kvm gmem_in_place_conversion=1
+	local dir="$1"
+
+	shift
+	bench_vm "$dir"
 	vm_plan run profile 0 /bin/gmem-bench --profile "$@"
 	vm_run stdio
-	vm_ended "$BUILD/bench-profile"
+	vm_ended "$dir"
 }
 
 # bench_print MODE DIR: the rows of a run, as bench.awk has them.
@@ -88,24 +93,17 @@ cmd_bench()
 	local mode=table dir="$BUILD/bench"
 
 	case ${1:-} in
-	--profile)
-		shift
-		cmd_deps demo
-		have_tree
-		cmd_build $BENCH_KERNEL
-		kernel_take $BENCH_KERNEL
-		rm -rf "$BUILD/bench-profile"
-		mkdir -p "$BUILD/bench-profile"
-		bench_profile "$@"
-		return ;;
 	'')	;;
+	--profile)
+		mode=profile dir="$BUILD/bench-profile"
+		shift ;;
 	--json|--rst|--record)
 		mode=${1#--} ;;
 	*)	die "bench: no option '$1'; see 'wb help'" ;;
 	esac
 	# What is asked for goes to standard output alone.
 	exec 3>&1
-	[ "$mode" = table ] || exec 1>&2
+	[ "$mode" = table ] || [ "$mode" = profile ] || exec 1>&2
 
 	cmd_deps demo
 	have_tree
@@ -115,6 +113,10 @@ cmd_bench()
 	say "Counting instructions in an emulated machine"
 	rm -rf "$dir"
 	mkdir -p "$dir"
+	if [ "$mode" = profile ]; then
+		bench_profile "$dir" "$@"
+		return
+	fi
 	bench_step "$dir" || die "the benchmark failed"
 	bench_print json "$dir" > "$dir/bench.json"
 	bench_print table "$dir" > "$dir/table"
