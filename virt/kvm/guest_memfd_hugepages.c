@@ -93,19 +93,17 @@ static struct page *kvm_gmem_alloc_chunk_pages(struct inode *inode, pgoff_t inde
  * Keep all pages locked until the last one is in the page cache, so that none of
  * them can be used before.  Remove all of them if one cannot be added.
  */
-static int kvm_gmem_add_chunk(struct address_space *mapping, pgoff_t first,
-			      struct page *pages, gfp_t gfp)
+static void kvm_gmem_add_chunk(struct address_space *mapping, pgoff_t first,
+			       struct page *pages, gfp_t gfp)
 {
 	unsigned long i, nr;
 	struct folio *folio;
-	int r = 0;
 
 	for (nr = 0; nr < KVM_GMEM_CHUNK_PAGES; nr++) {
 		folio = page_folio(pages + nr);
 
 		__folio_mark_uptodate(folio);
-		r = filemap_add_folio(mapping, folio, first + nr, gfp);
-		if (r)
+		if (filemap_add_folio(mapping, folio, first + nr, gfp))
 			goto undo;
 	}
 
@@ -116,7 +114,7 @@ static int kvm_gmem_add_chunk(struct address_space *mapping, pgoff_t first,
 
 	for (i = 0; i < KVM_GMEM_CHUNK_PAGES; i++)
 		kvm_gmem_put_folio(page_folio(pages + i));
-	return 0;
+	return;
 
 undo:
 	for (i = 0; i < nr; i++) {
@@ -128,7 +126,6 @@ undo:
 	}
 	for (; i < KVM_GMEM_CHUNK_PAGES; i++)
 		__free_page(pages + i);
-	return r;
 }
 
 static void kvm_gmem_fill_chunk(struct inode *inode, pgoff_t first, pgoff_t index)
@@ -351,10 +348,10 @@ static void kvm_gmem_split_chunk(struct inode *inode, pgoff_t index)
  */
 void kvm_gmem_split_edges(struct inode *inode, pgoff_t start, pgoff_t end)
 {
+	lockdep_assert_held_write(&inode->i_mapping->invalidate_lock);
+
 	if (!GMEM_I(inode)->hugepages)
 		return;
-
-	lockdep_assert_held_write(&inode->i_mapping->invalidate_lock);
 
 	if (start & KVM_GMEM_CHUNK_MASK)
 		kvm_gmem_split_chunk(inode, start);

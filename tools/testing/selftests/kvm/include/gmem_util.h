@@ -86,6 +86,14 @@ void workers_stop(struct worker *workers, int nr);
 /* Write to a file of debugfs and the like.  Return 0 or -errno. */
 int __printf(2, 3) write_file(const char *path, const char *fmt, ...);
 
+/*
+ * Have the nth allocation of this thread from now on fail, with @fd of
+ * /proc/thread-self/fail-nth.  fail_nth_came() ends that, and returns true if
+ * that allocation has come.
+ */
+void fail_nth_start(int fd, int nth);
+bool fail_nth_came(int fd);
+
 /* The number after "@key:" in /proc/meminfo, in bytes. */
 u64 read_meminfo(const char *key);
 

@@ -192,6 +192,25 @@ int write_file(const char *path, const char *fmt, ...)
 	return r;
 }
 
+void fail_nth_start(int fd, int nth)
+{
+	char text[16];
+	int len = snprintf(text, sizeof(text), "%d", nth);
+
+	TEST_ASSERT(pwrite(fd, text, len, 0) == len, "Cannot write fail-nth");
+}
+
+bool fail_nth_came(int fd)
+{
+	char text[16] = {};
+	int saved = errno;
+
+	TEST_ASSERT(pread(fd, text, sizeof(text) - 1, 0) > 0, "Cannot read fail-nth");
+	fail_nth_start(fd, 0);
+	errno = saved;
+	return !atoi(text);
+}
+
 u64 read_meminfo(const char *key)
 {
 	char line[128];

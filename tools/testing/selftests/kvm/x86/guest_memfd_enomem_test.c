@@ -50,26 +50,6 @@ FIXTURE_TEARDOWN(alloc)
 	close(self->fail_nth);
 }
 
-static void fail_from_now_on(int fd, int nth)
-{
-	char text[16];
-	int len = snprintf(text, sizeof(text), "%d", nth);
-
-	TEST_ASSERT(pwrite(fd, text, len, 0) == len, "Cannot write fail-nth");
-}
-
-/* Return true if that allocation has come. */
-static bool has_failed(int fd)
-{
-	char text[16] = {};
-	int saved = errno;
-
-	TEST_ASSERT(pread(fd, text, sizeof(text) - 1, 0) > 0, "Cannot read fail-nth");
-	fail_from_now_on(fd, 0);
-	errno = saved;
-	return !atoi(text);
-}
-
 TEST_F_TIMEOUT(alloc, every_failure, 300)
 {
 	struct kvm_random_state rng = new_kvm_random_state(kvm_random_seed);
@@ -88,9 +68,9 @@ TEST_F_TIMEOUT(alloc, every_failure, 300)
 			gmem_host_can_access(g, i, 1);
 
 		for (nth = 1;; nth++) {
-			fail_from_now_on(self->fail_nth, nth);
+			fail_nth_start(self->fail_nth, nth);
 			r = gmem_convert(g, page, nr, to_private ? PRIVATE : SHARED);
-			failed = has_failed(self->fail_nth);
+			failed = fail_nth_came(self->fail_nth);
 			if (!r)
 				break;
 
@@ -120,9 +100,9 @@ TEST_F(alloc, enomem_precedence)
 	const int pinned = FIRST_PAGE + 20, poisoned = FIRST_PAGE + 30;
 	int pin = -1;
 
-	fail_from_now_on(self->fail_nth, 1);
+	fail_nth_start(self->fail_nth, 1);
 	ASSERT_CONVERTED(FIRST_PAGE, 1, SHARED);
-	ASSERT_FALSE(has_failed(self->fail_nth));
+	ASSERT_FALSE(fail_nth_came(self->fail_nth));
 
 	*gmem_hva(g, pinned) = 1;
 	*gmem_hva(g, poisoned) = 1;
@@ -131,9 +111,9 @@ TEST_F(alloc, enomem_precedence)
 	if (!hwpoison_unsupported())
 		ASSERT_EQ(0, gmem_poison(g, poisoned));
 
-	fail_from_now_on(self->fail_nth, 1);
+	fail_nth_start(self->fail_nth, 1);
 	ASSERT_REFUSED(ENOMEM, FIRST_PAGE + 15, FIRST_PAGE + 15, 20);
-	ASSERT_TRUE(has_failed(self->fail_nth));
+	ASSERT_TRUE(fail_nth_came(self->fail_nth));
 
 	/* With memory, each of the two prevents the conversion. */
 	if (pin >= 0) {
@@ -152,9 +132,9 @@ TEST_F(alloc, creation)
 	int nth, fd;
 
 	for (nth = 1;; nth++) {
-		fail_from_now_on(self->fail_nth, nth);
+		fail_nth_start(self->fail_nth, nth);
 		fd = __vm_create_guest_memfd(g->vm, PAGE_SIZE * 16, 0);
-		if (!has_failed(self->fail_nth))
+		if (!fail_nth_came(self->fail_nth))
 			break;
 		if (fd >= 0)
 			kvm_close(fd);

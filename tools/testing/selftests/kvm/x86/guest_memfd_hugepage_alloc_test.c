@@ -3,96 +3,14 @@
  * Test how guest_memfd gets memory for huge pages, and that nothing fails if
  * there is none.
  */
-#include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
-#include <stdlib.h>
-#include <string.h>
-#include <sys/mman.h>
-#include <unistd.h>
 
-#include <linux/falloc.h>
-#include <linux/sizes.h>
-
-#include "gmem_util.h"
-#include "gmem_vm.h"
-#include "kvm_util.h"
-#include "numaif.h"
-#include "processor.h"
-#include "test_util.h"
-#include "kselftest_harness.h"
+#include "gmem_huge.h"
 #include "cgroup_util.h"
-
-#define PRIVATE		KVM_MEMORY_ATTRIBUTE_PRIVATE
-#define NR_CHUNKS	4
-#define NR_PAGES	(NR_CHUNKS * GMEM_CHUNK_PAGES)
-/* A page in the middle of the second chunk. */
-#define PAGE		(GMEM_CHUNK_PAGES + 100)
-
-FIXTURE(huge) {
-	struct gmem_vm g;
-	u64 pages_2m;
-};
-
-FIXTURE_SETUP(huge)
-{
-	int i;
-
-	gmem_vm_create_huge(&self->g, NR_PAGES);
-
-	/* Have the guest's page tables mapped before anything is counted. */
-	for (i = 0; i < NR_CHUNKS; i++)
-		gmem_write(&self->g, i * GMEM_CHUNK_PAGES, 0);
-	kvm_fallocate(self->g.fd, FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE, 0,
-		      (u64)NR_PAGES * PAGE_SIZE);
-	self->pages_2m = vm_get_stat(self->g.vm, pages_2m);
-}
-
-FIXTURE_TEARDOWN(huge)
-{
-	gmem_vm_free(&self->g);
-}
-
-static void punch(struct gmem_vm *g, int page, int nr)
-{
-	kvm_fallocate(g->fd, FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE,
-		      (u64)page * PAGE_SIZE, (u64)nr * PAGE_SIZE);
-}
-
-static void convert(struct gmem_vm *g, int page, int nr, u64 attributes)
-{
-	gmem_set_attributes(g->fd, (u64)page * PAGE_SIZE, (u64)nr * PAGE_SIZE,
-			    attributes);
-}
-
-static u64 nr_faults(struct gmem_vm *g)
-{
-	return vcpu_get_stat(g->vcpu, pf_taken);
-}
-
-/* How many chunks the guest has mapped with huge pages. */
-#define nr_huge(self)	((int)(vm_get_stat((self)->g.vm, pages_2m) - (self)->pages_2m))
+#include "numaif.h"
 
 #define FAULT_DIR	"/sys/kernel/debug/"
-
-/* The nth allocation of this thread from now on fails. */
-static void fail_from_now_on(int fd, int nth)
-{
-	char text[16];
-	int len = snprintf(text, sizeof(text), "%d", nth);
-
-	TEST_ASSERT(pwrite(fd, text, len, 0) == len, "Cannot write fail-nth");
-}
-
-/* Whether that allocation has come. */
-static bool has_failed(int fd)
-{
-	char text[16] = {};
-
-	TEST_ASSERT(pread(fd, text, sizeof(text) - 1, 0) > 0, "Cannot read fail-nth");
-	fail_from_now_on(fd, 0);
-	return !atoi(text);
-}
 
 static int open_fail_nth(void)
 {
@@ -114,8 +32,7 @@ static int fail_large_allocations(bool fail)
 	write_file(FAULT_DIR "fail_page_alloc/verbose", "0");
 	write_file(FAULT_DIR "fail_page_alloc/min-order", "9");
 	write_file(FAULT_DIR "fail_page_alloc/times", "-1");
-	return write_file(FAULT_DIR "fail_page_alloc/probability",
-				  fail ? "100" : "0");
+	return write_file(FAULT_DIR "fail_page_alloc/probability", fail ? "100" : "0");
 }
 
 /* Of this thread, after the first bytes, or none if negative. */
@@ -260,7 +177,7 @@ TEST_F_TIMEOUT(huge, allocation_fails, 300)
 			  gmem_read_fdinfo(getpid(), g->fd).chunks);
 
 		/* What is left must not keep the next one from being whole. */
-		punch(g, 0, NR_PAGES);
+		gmem_punch_hole(g, 0, NR_PAGES);
 		ASSERT_EQ(0, gmem_read_fdinfo(getpid(), g->fd).allocated);
 	}
 	TH_LOG("%d failures, %d single pages", nr_failed, nr_single);
@@ -290,7 +207,7 @@ TEST_F(huge, memcg_limit)
 	EXPECT_EQ(1, gmem_read_fdinfo(getpid(), g->fd).allocated);
 	EXPECT_EQ(0, cg_read_key_long(cgroup, "memory.events", "oom_kill "));
 	EXPECT_GT(SZ_1M / 2, cg_read_long(cgroup, "memory.current"));
-	punch(g, 0, NR_PAGES);
+	gmem_punch_hole(g, 0, NR_PAGES);
 	EXPECT_EQ(0, cg_destroy(cgroup));
 	free(cgroup);
 }
@@ -311,9 +228,9 @@ TEST_F(huge, split_fails)
 		gmem_fill(g, 0, NR_PAGES);
 		ASSERT_EQ(NR_CHUNKS, nr_huge(self));
 
-		fail_from_now_on(fail_nth, nth);
+		fail_nth_start(fail_nth, nth);
 		r = gmem_convert(g, PAGE, 1, 0);
-		failed = has_failed(fail_nth);
+		failed = fail_nth_came(fail_nth);
 		if (r) {
 			ASSERT_EQ(ENOMEM, r);
 			ASSERT_EQ(NR_CHUNKS, nr_huge(self));

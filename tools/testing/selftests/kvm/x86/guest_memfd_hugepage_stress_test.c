@@ -155,8 +155,7 @@ static void do_convert(FIXTURE_DATA(stress) *self, struct kvm_random_state *rng,
 
 static void do_punch(FIXTURE_DATA(stress) *self, int page, int nr)
 {
-	kvm_fallocate(self->g.fd, FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE,
-		      (u64)page * PAGE_SIZE, (u64)nr * PAGE_SIZE);
+	gmem_punch_hole(&self->g, page, nr);
 	memset(&self->values[page], 0, nr * sizeof(self->values[0]));
 }
 

@@ -4,73 +4,10 @@
  * what a change to a single page does to it, and that all that holds for single
  * pages still does.
  */
-#include <errno.h>
-#include <stdlib.h>
-#include <string.h>
-#include <sys/mman.h>
 #include <sys/resource.h>
-#include <unistd.h>
 
-#include <linux/falloc.h>
-#include <linux/sizes.h>
-
-#include "gmem_util.h"
-#include "gmem_vm.h"
+#include "gmem_huge.h"
 #include "hwpoison.h"
-#include "kvm_util.h"
-#include "processor.h"
-#include "test_util.h"
-#include "kselftest_harness.h"
-
-#define PRIVATE		KVM_MEMORY_ATTRIBUTE_PRIVATE
-#define NR_CHUNKS	4
-#define NR_PAGES	(NR_CHUNKS * GMEM_CHUNK_PAGES)
-/* A page in the middle of the second chunk. */
-#define PAGE		(GMEM_CHUNK_PAGES + 100)
-
-FIXTURE(huge) {
-	struct gmem_vm g;
-	u64 pages_2m;
-};
-
-FIXTURE_SETUP(huge)
-{
-	int i;
-
-	gmem_vm_create_huge(&self->g, NR_PAGES);
-
-	/* Have the guest's page tables mapped before anything is counted. */
-	for (i = 0; i < NR_CHUNKS; i++)
-		gmem_write(&self->g, i * GMEM_CHUNK_PAGES, 0);
-	kvm_fallocate(self->g.fd, FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE, 0,
-		      (u64)NR_PAGES * PAGE_SIZE);
-	self->pages_2m = vm_get_stat(self->g.vm, pages_2m);
-}
-
-FIXTURE_TEARDOWN(huge)
-{
-	gmem_vm_free(&self->g);
-}
-
-static void punch(struct gmem_vm *g, int page, int nr)
-{
-	kvm_fallocate(g->fd, FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE,
-		      (u64)page * PAGE_SIZE, (u64)nr * PAGE_SIZE);
-}
-
-static void convert(struct gmem_vm *g, int page, int nr, u64 attributes)
-{
-	gmem_set_attributes(g->fd, (u64)page * PAGE_SIZE, (u64)nr * PAGE_SIZE,
-			    attributes);
-}
-
-static u64 nr_faults(struct gmem_vm *g)
-{
-	return vcpu_get_stat(g->vcpu, pf_taken);
-}
-
-/* How many chunks the guest has mapped with huge pages. */
-#define nr_huge(self)	((int)(vm_get_stat((self)->g.vm, pages_2m) - (self)->pages_2m))
 
 /*
  * Check the contents of the second chunk but for one page, which must not have
@@ -218,7 +155,7 @@ TEST_F(huge, punch_one_page)
 	struct gmem_vm *g = &self->g;
 
 	gmem_fill(g, 0, NR_PAGES);
-	punch(g, PAGE, 1);
+	gmem_punch_hole(g, PAGE, 1);
 	ASSERT_EQ(NR_PAGES - 1, gmem_read_fdinfo(getpid(), g->fd).allocated);
 	ASSERT_EQ(NR_CHUNKS - 1, gmem_read_fdinfo(getpid(), g->fd).chunks);
 	check_others(g);
@@ -227,7 +164,7 @@ TEST_F(huge, punch_one_page)
 	gmem_check(g, GMEM_CHUNK_PAGES, PAGE - GMEM_CHUNK_PAGES);
 
 	/* All of it gives a new chunk. */
-	punch(g, GMEM_CHUNK_PAGES, GMEM_CHUNK_PAGES);
+	gmem_punch_hole(g, GMEM_CHUNK_PAGES, GMEM_CHUNK_PAGES);
 	ASSERT_EQ(0, gmem_read(g, PAGE));
 	ASSERT_EQ(0, gmem_read(g, PAGE + 1));
 	ASSERT_EQ(NR_CHUNKS, nr_huge(self));
@@ -246,7 +183,7 @@ TEST_F(huge, punch_beside_pin)
 	gmem_fill(g, 0, NR_PAGES);
 	fd = gmem_pin(g, PAGE + 1, 1);
 	ASSERT_LE(0, fd);
-	punch(g, PAGE - 10, 11);
+	gmem_punch_hole(g, PAGE - 10, 11);
 	ASSERT_EQ(NR_PAGES - 11, gmem_read_fdinfo(getpid(), g->fd).allocated);
 	gmem_check(g, 0, PAGE - 10);
 	gmem_check(g, PAGE + 1, NR_PAGES - PAGE - 1);
@@ -302,7 +239,7 @@ TEST_F(huge, poison_one_page)
 	ASSERT_EQ(EHWPOISON, gmem_convert(g, GMEM_CHUNK_PAGES, GMEM_CHUNK_PAGES, PRIVATE));
 	ASSERT_EQ(PAGE, g->error_page);
 
-	punch(g, GMEM_CHUNK_PAGES, GMEM_CHUNK_PAGES);
+	gmem_punch_hole(g, GMEM_CHUNK_PAGES, GMEM_CHUNK_PAGES);
 	ASSERT_EQ(0, gmem_read(g, PAGE));
 	ASSERT_EQ(NR_CHUNKS, nr_huge(self));
 }
