@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
 # shellcheck shell=dash
 #
-# Building: the kernels of the file `kernels`, their modules, the selftests, PID 1, the example VMM, gmem-top and the
-# benchmark.
+# Building: the kernels of the file `kernels`, their modules, the selftests, PID 1, the example VMM, gmem-top, the test of
+# the header for VMM authors, and the benchmark.
 #
 # kernel_take sets what all else here is about: KERNEL, its name in the file `kernels`; KARCH, its architecture; KTREE, its
 # source; and OUT, where it is built.
@@ -77,6 +77,11 @@ top_make()
 	make -C "$TOP/tools/gmem-top" OUT="$OUT/gmem-top" KHDR="$OUT/usr/include"
 }
 
+header_make()
+{
+	make -C "$TOP/tools/gmem-header" OUT="$OUT/gmem-header" KHDR="$OUT/usr/include"
+}
+
 bench_make()
 {
 	make -C "$TOP/tools/gmem-bench" OUT="$OUT/gmem-bench" KHDR="$(arch_out)/usr/include"
@@ -103,7 +108,7 @@ kernel_copy()
 	rm -rf "$OUT.new"
 	mkdir "$OUT.new"
 	tar -C "$(arch_out)" --format=posix -cf - --exclude=./selftests --exclude=./gmem-vmm --exclude=./gmem-top \
-		--exclude=./.config . |
+		--exclude=./gmem-header --exclude=./.config . |
 		tar -C "$OUT.new" -xf - || return 1
 	touch "$OUT.new/copied"
 	mv "$OUT.new" "$OUT"
@@ -143,6 +148,7 @@ kernel_build()
 		step gmem-vmm "example VMM" 0 vmm_make || die "the example VMM does not build"
 		step gmem-guest "Linux guest" 0 guest_make || die "the Linux guest of the example VMM does not build"
 		step gmem-top "gmem-top" 0 top_make || die "gmem-top does not build"
+		step gmem-header "test of the header" 0 header_make || die "the test of include/gmem.h does not build"
 	fi
 	if [ "$KERNEL" = $BENCH_KERNEL ]; then
 		step gmem-bench "benchmark" 0 bench_make || die "the benchmark does not build"

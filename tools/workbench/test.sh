@@ -154,6 +154,8 @@ machine_boot()
 		*:gmem-top-test)
 			vm_file "$(arch_out)/gmem-top/gmem-top"
 			file=$(arch_out)/gmem-top/gmem-top-test ;;
+		*:gmem-header-test)
+			file=$(arch_out)/gmem-header/gmem-header-test ;;
 		*)	file=$(arch_out)/selftests/$program ;;
 		esac
 		vm_file "$file"
