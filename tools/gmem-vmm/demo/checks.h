@@ -21,6 +21,8 @@ struct demo {
 	unsigned long conversions;
 	struct pin pin;
 	struct timespec refused;
+	bool huge;		/* the file gets its memory in 2 MiB */
+	bool no_huge;		/* the steps about that were skipped */
 	bool skipped;		/* the steps in which memory fails */
 	__u64 lost_frame;	/* of the page that was struck last */
 	unsigned long lost_kb;	/* what the machine had lost before */

@@ -12,6 +12,7 @@
 #include "checks.h"
 #include "demo.h"
 #include "errors.h"
+#include "huge.h"
 #include "steps.h"
 
 #define EXIT_BUSY	3	/* stopped by --on-busy=fail */
@@ -175,10 +176,13 @@ void demo_run(enum on_busy on_busy, bool quiet)
 	show_init(quiet);
 	touch_init();
 	vm_create(&vm);
+	demo.huge = huge_page_bytes(&vm) > PAGE_BYTES;
 	demo_start(&vm);
 	vcpu_create(&vcpu, &vm, 0);
+	huge_init(&vm, &vcpu);
 	vcpu_set_flat32(&vcpu, GPA(CODE_PAGE));
 	vcpu_run(&vcpu);
 	say("\ngmem-vmm: all %u claims were checked and are true, %s", checks_done(),
-	    demo.skipped ? "but one part was skipped" : "nothing was skipped");
+	    demo.skipped ? "but memory errors were skipped" :
+	    demo.no_huge ? "but huge pages were skipped" : "nothing was skipped");
 }

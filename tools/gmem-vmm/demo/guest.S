@@ -118,6 +118,20 @@ guest_image:
 	say	"my marks are still there, and so are the host's"
 	step	STEP_BULK_DONE
 
+	/* One page of memory that is mapped with huge pages, and back. */
+	step	STEP_HUGE
+	cmpl	$0, NOTE_HUGE
+	je	5f
+	convert	HUGE_PAGE, 1, SHARED
+	step	STEP_HUGE_ONE
+	call	read_chunk
+	step	STEP_HUGE_READ
+	convert	HUGE_PAGE, 1, PRIVATE
+	call	check_bulk
+	say	"all marks are still there"
+	step	STEP_HUGE_BACK
+5:
+
 	/* Conversions of a page that the second CPU writes all the time. */
 	step	STEP_LIVE
 	mov	$LIVE_ROUNDS, %ebp
@@ -268,6 +282,14 @@ check_bulk:
 	jb	1b
 	ret
 2:	fail	"a mark is gone"
+
+read_chunk:
+	mov	$GPA(HUGE_CHUNK), %ebx
+1:	mov	(%ebx), %eax
+	add	$(1 << PAGE_SHIFT), %ebx
+	cmp	$GPA(HUGE_CHUNK + CHUNK_PAGES), %ebx
+	jb	1b
+	ret
 
 /* Both states have to see the second CPU at work. */
 wait_for_count:

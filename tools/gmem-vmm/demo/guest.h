@@ -32,6 +32,9 @@
 #define LOST_PAGE2	58	/* fails while it is shared */
 #define BULK_PAGE	4096
 #define BULK_PAGES	4096
+#define CHUNK_PAGES	512	/* of 2 MiB */
+#define HUGE_CHUNK	(BULK_PAGE + CHUNK_PAGES)
+#define HUGE_PAGE	(HUGE_CHUNK + 100)
 #define LAST_PAGE	8191
 #define FILE_PAGES	(LAST_PAGE + 1)
 
@@ -40,6 +43,7 @@
 #define NOTE_AMD	(GPA(NOTE_PAGE) + 4)	/* hypercall is VMMCALL */
 #define NOTE_ERRORS	(GPA(NOTE_PAGE) + 8)	/* the host can make memory fail */
 #define NOTE_LOST	(GPA(NOTE_PAGE) + 12)	/* what a machine check named */
+#define NOTE_HUGE	(GPA(NOTE_PAGE) + 16)	/* memory is mapped with huge pages */
 
 #define PORT_CHAR	0x10	/* AL: next character of a message */
 #define PORT_STEP	0x11	/* AL: a step is done, it is the host's turn */
@@ -53,17 +57,21 @@
 #define STEP_BULK_FULL	5
 #define STEP_BULK_BACK	6
 #define STEP_BULK_DONE	7
-#define STEP_LIVE	8
-#define STEP_LIVE_DONE	9
-#define STEP_REFUSED	10
-#define STEP_BUSY	11
-#define STEP_BUSY_DONE	12
-#define STEP_ERROR	13
-#define STEP_STRIKE	14
-#define STEP_REPLACED	15
-#define STEP_STRIKE2	16
-#define STEP_ERROR_DONE	17
-#define STEP_END	18
+#define STEP_HUGE	8
+#define STEP_HUGE_ONE	9
+#define STEP_HUGE_READ	10
+#define STEP_HUGE_BACK	11
+#define STEP_LIVE	12
+#define STEP_LIVE_DONE	13
+#define STEP_REFUSED	14
+#define STEP_BUSY	15
+#define STEP_BUSY_DONE	16
+#define STEP_ERROR	17
+#define STEP_STRIKE	18
+#define STEP_REPLACED	19
+#define STEP_STRIKE2	20
+#define STEP_ERROR_DONE	21
+#define STEP_END	22
 
 #define LIVE_ROUNDS	50	/* to private and back, under the counter */
 

@@ -9,6 +9,7 @@
 
 #include "checks.h"
 #include "errors.h"
+#include "huge.h"
 #include "steps.h"
 
 #define BULK_KB		(BULK_PAGES * PAGE_BYTES / 1024)
@@ -40,8 +41,11 @@ static void step_private(struct vm *vm)
 	check(!frame_of(at(vm, DATA_PAGE, 0), &frame), "page %u is not in the host's page tables",
 	      DATA_PAGE);
 	pages_in_memory(vm, used);
-	check(!used[DATA_PAGE + 1], "page %u is still untouched: SIGBUS allocates nothing",
-	      DATA_PAGE + 1);
+	/* Or it came together with its neighbour. */
+	if (!demo.huge)
+		check(!used[DATA_PAGE + 1],
+		      "page %u is still untouched: SIGBUS allocates nothing",
+		      DATA_PAGE + 1);
 	title("To shared again: the same bytes in the same frame");
 }
 
@@ -65,6 +69,7 @@ static void step_bulk(struct vm *vm)
 {
 	title("Much memory, first touched as private memory: there is one copy of it only");
 	usage_take(&demo.empty, vm);
+	huge_before();
 }
 
 static void step_bulk_full(struct vm *vm)
@@ -118,7 +123,6 @@ static void step_bulk_done(struct vm *vm)
 	check(demo.again.avail_kb + BULK_KB / 2 > demo.full.avail_kb,
 	      "nor has the machine less memory: %lu KiB left, and %lu KiB then",
 	      demo.again.avail_kb, demo.full.avail_kb);
-	title("Conversions under a running vCPU");
 }
 
 static void *run_counter(void *unused)
@@ -182,6 +186,10 @@ void demo_step(struct vm *vm, int step)
 		[STEP_BULK_FULL] = step_bulk_full,
 		[STEP_BULK_BACK] = step_bulk_back,
 		[STEP_BULK_DONE] = step_bulk_done,
+		[STEP_HUGE] = step_huge,
+		[STEP_HUGE_ONE] = step_huge_one,
+		[STEP_HUGE_READ] = step_huge_read,
+		[STEP_HUGE_BACK] = step_huge_back,
 		[STEP_LIVE] = step_live,
 		[STEP_LIVE_DONE] = step_live_done,
 		[STEP_BUSY] = step_busy,

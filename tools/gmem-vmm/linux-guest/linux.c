@@ -12,6 +12,7 @@
 
 #include "../vmm/die.h"
 #include "../vmm/host.h"
+#include "../vmm/kvm-stats.h"
 #include "acpi.h"
 #include "linux.h"
 #include "peer.h"
@@ -148,8 +149,8 @@ static void show_peer(const struct vm *vm)
 	      "guest and VMM have counted the same conversions");
 	claim(report->pages_to_private == private->pages &&
 	      report->pages_to_shared == shared->pages &&
-	      stats_read(vm_stats, "gmem_pages_to_private") == private->pages &&
-	      stats_read(vm_stats, "gmem_pages_to_shared") == shared->pages,
+	      kvm_stats_read(vm_stats, "gmem_pages_to_private") == private->pages &&
+	      kvm_stats_read(vm_stats, "gmem_pages_to_shared") == shared->pages,
 	      "guest, VMM and KVM have counted the same pages");
 	claim(!private_bytes(vm), "all memory is shared again, says the kernel (fdinfo)");
 	claim(!peer.refused, "each request of the guest's driver made sense");
@@ -164,7 +165,7 @@ static void show_end(const struct vm *vm, const struct boot *boot, __u64 ns)
 
 	for (i = 0; i < boot->nr_cpus; i++) {
 		overtaken += vcpus[i].overtaken;
-		faults += stats_read(vcpu_stats[i], "pf_taken");
+		faults += kvm_stats_read(vcpu_stats[i], "pf_taken");
 	}
 	getrusage(RUSAGE_SELF, &usage);
 	fflush(stdout);
@@ -175,7 +176,7 @@ static void show_end(const struct vm *vm, const struct boot *boot, __u64 ns)
 	show_direction("to shared", stats_of(false));
 	printf("   page faults: %llu of the guest, %lu of the VMM; %lu accesses repeated because\n"
 	       "      a conversion had overtaken them; %llu requests found a page in use\n",
-	       faults, usage.ru_minflt, overtaken, stats_read(vm_stats, "gmem_busy"));
+	       faults, usage.ru_minflt, overtaken, kvm_stats_read(vm_stats, "gmem_busy"));
 	if (peer.ended)
 		show_peer(vm);
 	else if (peer.started)
@@ -199,10 +200,10 @@ int linux_run(const struct boot *boot, unsigned int mib, enum on_busy on_busy)
 	vm_create(&vm);
 	boot_load(&vm, boot);
 	create_chips(&vm);
-	vm_stats = stats_open(vm.fd);
+	vm_stats = kvm_stats_open(vm.fd);
 	for (i = 0; i < boot->nr_cpus; i++) {
 		vcpu_create(&vcpus[i], &vm, i);
-		vcpu_stats[i] = stats_open(vcpus[i].fd);
+		vcpu_stats[i] = kvm_stats_open(vcpus[i].fd);
 	}
 	boot_start(&vcpus[0]);
 	serial_init(&vm);

@@ -17,12 +17,4 @@ void stats_end(__u64 size, int err);
 /* [false]: to shared, [true]: to private */
 const struct direction *stats_of(bool private);
 
-/*
- * What KVM counts for a VM or a vCPU.  Open it before the vCPU runs: later, the
- * ioctl waits for KVM_RUN to return, which may never happen.  Reading returns 0
- * for what this kernel does not count.
- */
-int stats_open(int fd);
-__u64 stats_read(int stats, const char *name);
-
 #endif /* GMEM_VMM_STATS_H */

@@ -1,0 +1,15 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+#ifndef GMEM_VMM_KVM_STATS_H
+#define GMEM_VMM_KVM_STATS_H
+
+#include <linux/types.h>
+
+/*
+ * What KVM counts for a VM or a vCPU.  Open it before the vCPU runs: later, the
+ * ioctl waits for KVM_RUN to return, which may never happen.  Reading returns 0
+ * for what this kernel does not count.
+ */
+int kvm_stats_open(int fd);
+__u64 kvm_stats_read(int stats, const char *name);
+
+#endif /* GMEM_VMM_KVM_STATS_H */
