@@ -9,12 +9,15 @@
  */
 #include <errno.h>
 #include <fcntl.h>
+#include <pthread.h>
+#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "bench.h"
@@ -183,10 +186,125 @@ static void bench_ordinary(int advice, const char *name)
 	vm_close(&vm);
 }
 
+/*
+ * A thread of higher priority that converts one page every now and then, while
+ * the guest's faults hold locks or read what the conversion is about to change.
+ */
+#define PAUSE_NS	20000
+
+struct flipper {
+	pthread_t thread;
+	struct vm *vm;
+	__u64 offset;
+	__u64 longest;
+	volatile bool stop;
+};
+
+static void *flip_now_and_then(void *arg)
+{
+	struct timespec pause = { .tv_nsec = PAUSE_NS };
+	struct flipper *flipper = arg;
+	bool to_private = false;
+	__u64 t;
+
+	while (!flipper->stop) {
+		clock_nanosleep(CLOCK_MONOTONIC, 0, &pause, NULL);
+		t = vm_convert(flipper->vm, flipper->offset, PAGE_BYTES,
+			       to_private ? PRIVATE : SHARED);
+		if (t > flipper->longest)
+			flipper->longest = t;
+		to_private = !to_private;
+	}
+	return NULL;
+}
+
+static void start_flipper(struct flipper *flipper)
+{
+	struct sched_param param = { .sched_priority = 1 };
+	pthread_attr_t attr;
+
+	pthread_attr_init(&attr);
+	pthread_attr_setinheritsched(&attr, PTHREAD_EXPLICIT_SCHED);
+	pthread_attr_setschedpolicy(&attr, SCHED_FIFO);
+	pthread_attr_setschedparam(&attr, &param);
+	errno = pthread_create(&flipper->thread, &attr, flip_now_and_then, flipper);
+	if (errno)
+		die("pthread_create");
+	pthread_attr_destroy(&attr);
+}
+
+static void stop_flipper(struct flipper *flipper)
+{
+	flipper->stop = true;
+	pthread_join(flipper->thread, NULL);
+}
+
+/* A page of the first chunk is converted while the guest populates the others. */
+static void populating_row(struct vm *vm, const char *name)
+{
+	struct flipper flipper = { .vm = vm };
+	__u64 offset;
+
+	start_flipper(&flipper);
+	for (offset = CHUNK; offset < vm->size; offset += CHUNK)
+		vm_prefault_range(vm, offset, CHUNK);
+	stop_flipper(&flipper);
+	row(flipper.longest, "call",
+	    "huge, %s: longest conversion while populating", name);
+}
+
+/*
+ * Faults on the pages of a chunk, one by one, while another one of its pages is
+ * converted.  Some of them find the chunk uniform, and map all of it.
+ */
+static void neighbours_row(struct vm *vm, const char *name)
+{
+	struct flipper flipper = {
+		.vm = vm,
+		.offset = 3 * CHUNK + 100 * PAGE_BYTES,
+	};
+	__u64 offset, t, longest = 0;
+	unsigned int i;
+
+	start_flipper(&flipper);
+	for (i = 0; i < MAX_ROUNDS; i++) {
+		for (offset = 3 * CHUNK; offset < 4 * CHUNK; offset += PAGE_BYTES) {
+			if (offset == flipper.offset)
+				continue;
+			t = now();
+			vm_prefault_range(vm, offset, PAGE_BYTES);
+			t = now() - t;
+			if (t > longest)
+				longest = t;
+		}
+		/* Have all of them fault again. */
+		vm_convert(vm, 3 * CHUNK, CHUNK, SHARED);
+		vm_convert(vm, 3 * CHUNK, CHUNK, PRIVATE);
+	}
+	stop_flipper(&flipper);
+	row(longest, "fault",
+	    "huge, %s: longest fault beside a page that is converted", name);
+}
+
+static void bench_flips(const char *parameter, const char *name)
+{
+	struct vm vm;
+
+	set_parameter(parameter);
+	vm_open(&vm, 64 * MIB);
+	vm_convert(&vm, 0, vm.size, PRIVATE);
+	populating_row(&vm, name);
+	neighbours_row(&vm, name);
+	vm_close(&vm);
+	set_parameter("0");
+}
+
 void bench_huge(void)
 {
 	bench_gmem("0", "off");
 	bench_gmem("1", "on");
+	bench_flips("0", "off");
+	bench_flips("1", "on");
 	bench_ordinary(MADV_NOHUGEPAGE, "ordinary VM, 4 KiB");
 	bench_ordinary(MADV_HUGEPAGE, "ordinary VM, THP");
 }
