@@ -44,7 +44,42 @@ static void activity(FILE *out, const struct activity *a)
 		fprintf(out, "null}");
 }
 
-static void file(FILE *out, const struct file *f, bool watched)
+static void runs(FILE *out, const struct map *map)
+{
+	const struct run *run;
+	unsigned int i;
+
+	if (!map) {
+		fprintf(out, "null");
+		return;
+	}
+	fputc('[', out);
+	for (i = 0; i < map->nr_runs; i++) {
+		run = &map->runs[i];
+		fprintf(out, "%s{\"offset\":%llu,\"size\":%llu,\"private\":%s,\"allocated\":%llu,\"pages_poisoned\":%llu}",
+			i ? "," : "", run->start * PAGE_BYTES, run->nr * PAGE_BYTES,
+			run->private ? "true" : "false", run->allocated * PAGE_BYTES,
+			run->poisoned);
+	}
+	fputc(']', out);
+}
+
+/* Files of which there is nothing but the map. */
+static void other_files(FILE *out, const struct report *report)
+{
+	unsigned int i, nr = 0;
+
+	fprintf(out, "],\"other_files\":[");
+	for (i = 0; i < report->nr_maps; i++) {
+		if (report_has(report, report->maps[i].ino))
+			continue;
+		fprintf(out, "%s{\"ino\":%llu,\"map\":", nr++ ? "," : "", report->maps[i].ino);
+		runs(out, &report->maps[i]);
+		fputc('}', out);
+	}
+}
+
+static void file(FILE *out, const struct report *report, const struct file *f)
 {
 	fprintf(out, "{\"pid\":%d,\"fd\":%d,\"ino\":%llu,\"command\":", f->pid, f->fd, f->ino);
 	string(out, f->comm);
@@ -53,12 +88,16 @@ static void file(FILE *out, const struct file *f, bool watched)
 		fprintf(out, ",\"flags\":%llu,\"shared\":%llu,\"private\":%llu,\"ranges\":%llu,\"allocated\":%llu,\"pages_poisoned\":%llu",
 			f->flags, f->shared, f->private, f->ranges, f->allocated, f->poisoned);
 	fprintf(out, ",\"conversions\":");
-	if (watched) {
+	if (report->seconds > 0) {
 		fputc('{', out);
 		activity(out, trace_activity(f->ino));
 		fputc('}', out);
 	} else {
 		fprintf(out, "null");
+	}
+	if (report->with_map) {
+		fprintf(out, ",\"map\":");
+		runs(out, map_find(report, f->ino));
 	}
 	fputc('}', out);
 }
@@ -98,8 +137,10 @@ void show_json(FILE *out, const struct report *report)
 	for (i = 0; i < report->nr_files; i++) {
 		if (i)
 			fputc(',', out);
-		file(out, &report->files[i], report->seconds > 0);
+		file(out, report, &report->files[i]);
 	}
+	if (report->with_map)
+		other_files(out, report);
 	fprintf(out, "],\"not_visible\":[");
 	for (i = 0; i < report->nr_notes; i++) {
 		if (i)

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /* gmem-top - watch guest_memfds, and their conversions between shared and private */
+#include <ctype.h>
 #include <errno.h>
 #include <getopt.h>
 #include <poll.h>
@@ -16,6 +17,9 @@
 #define MIN_INTERVAL		0.1
 #define MAX_INTERVAL		86400.0
 
+/* Of a terminal.  Less cannot be right. */
+#define MIN_WIDTH		20
+
 /* Read events at least this often, so that the buffer does not overflow. */
 #define READ_MS			100
 
@@ -23,21 +27,23 @@ static volatile sig_atomic_t ended_by;
 static bool screen;		/* redraw in place, on a terminal */
 static struct termios terminal;
 static bool raw;
+static bool with_map;		/* the key m changes it */
 
 static void usage(FILE *to)
 {
-	fputs("Usage: gmem-top [--once] [--interval SECONDS] [--json]\n"
+	fputs("Usage: gmem-top [--once] [--interval SECONDS] [--map] [--json]\n"
 	      "\n"
 	      "Shows the guest_memfds of all VMs, how much of each is shared, private and\n"
 	      "allocated, and its conversions as they happen.\n"
 	      "\n"
 	      "  --once              one report, of one interval, instead of one after another\n"
 	      "  --interval SECONDS  between reports, at least 0.1 (default: 2)\n"
+	      "  --map               where memory is shared, private and allocated\n"
 	      "  --json              a line of JSON for each report\n"
 	      "  --help              this text\n"
 	      "\n"
-	      "On a terminal the report is redrawn in place; q or ^C ends it.  What cannot be\n"
-	      "seen is listed with the reason.  As root everything can.\n",
+	      "On a terminal the report is redrawn in place; m shows and hides the map, q or ^C\n"
+	      "ends it.  What cannot be seen is listed with the reason.  As root everything can.\n",
 	      to);
 }
 
@@ -106,22 +112,29 @@ static void terminal_setup(void)
 	raw = !tcsetattr(STDIN_FILENO, TCSANOW, &new);
 }
 
-static bool key_quits(void)
+static char read_key(void)
 {
 	char key;
 
-	return raw && read(STDIN_FILENO, &key, 1) == 1 && (key == 'q' || key == 'Q');
+	return raw && read(STDIN_FILENO, &key, 1) == 1 ? tolower((unsigned char)key) : 0;
+}
+
+static struct winsize terminal_size(void)
+{
+	struct winsize size;
+
+	if (!screen || ioctl(STDOUT_FILENO, TIOCGWINSZ, &size) || size.ws_row < 2 ||
+	    size.ws_col < MIN_WIDTH)
+		size = (struct winsize) { .ws_row = 24, .ws_col = 80 };
+	return size;
 }
 
 /* Cut what does not fit, so that nothing scrolls. */
 static void draw(const char *text)
 {
-	struct winsize size = { .ws_row = 24, .ws_col = 80 };
+	struct winsize size = terminal_size();
 	unsigned int row = 0;
 	int len;
-
-	if (ioctl(STDOUT_FILENO, TIOCGWINSZ, &size) || size.ws_row < 2 || size.ws_col < 2)
-		size = (struct winsize) { .ws_row = 24, .ws_col = 80 };
 
 	fputs("\033[H", stdout);
 	while (*text && row < size.ws_row - 1u) {
@@ -161,32 +174,44 @@ static void print(const struct report *report, bool json, bool first)
 
 static void make_report(double seconds, bool json, bool first)
 {
-	struct report report = { .seconds = seconds, .lost = trace_lost() };
+	struct report report = {
+		.seconds = seconds,
+		.with_map = with_map,
+		.width = terminal_size().ws_col,
+	};
 
 	proc_scan(&report);
 	stats_read(&report);
+	if (with_map)
+		map_read(&report);
+	report.lost = trace_lost();
 	trace_note(&report);
 	print(&report, json, first);
 	trace_next_interval(&report);
 	report_free(&report);
 }
 
-/* Wait for the end of the interval; return false to quit. */
+/* Wait for the end of the interval, which the key m is as well; return false to quit. */
 static bool watch(double until)
 {
 	struct pollfd key = { .fd = raw ? STDIN_FILENO : -1, .events = POLLIN };
 	double left;
+	char c;
 
 	for (;;) {
 		trace_read();
 		left = until - now();
-		if (ended_by)
+		/* Look for a key even if the last report took longer than the interval. */
+		poll(&key, 1, left <= 0 ? 0 : left * 1000 < READ_MS ? left * 1000 + 1 : READ_MS);
+		c = read_key();
+		if (ended_by || c == 'q')
 			return false;
+		if (c == 'm') {
+			with_map = !with_map;
+			return true;
+		}
 		if (left <= 0)
 			return true;
-		poll(&key, 1, left * 1000 < READ_MS ? left * 1000 + 1 : READ_MS);
-		if (key_quits())
-			return false;
 	}
 }
 
@@ -227,6 +252,7 @@ int main(int argc, char **argv)
 	static const struct option options[] = {
 		{ "once", no_argument, NULL, 'o' },
 		{ "interval", required_argument, NULL, 'i' },
+		{ "map", no_argument, NULL, 'm' },
 		{ "json", no_argument, NULL, 'j' },
 		{ "help", no_argument, NULL, 'h' },
 		{ }
@@ -243,6 +269,9 @@ int main(int argc, char **argv)
 			break;
 		case 'i':
 			interval = parse_interval(optarg);
+			break;
+		case 'm':
+			with_map = true;
 			break;
 		case 'j':
 			json = true;

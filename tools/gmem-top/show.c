@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only
-/* A report as text, which fits into 80 columns. */
+/* A report as text, as wide as the terminal at most. */
 #include <errno.h>
 #include <string.h>
 
@@ -57,6 +57,27 @@ static const char *count(u64 value)
 static const char *per_second(u64 value, double seconds)
 {
 	return seconds > 0 ? count(value / seconds + 0.5) : "-";
+}
+
+/* Break lines between words. */
+static void show_words(FILE *out, const struct report *report, const char *indent,
+		       const char *text)
+{
+	int len, first = 1, room = report->width - strlen(indent) - 2;
+	const char *end;
+
+	while (*text) {
+		len = strlen(text);
+		if (len > room + 2 * first) {
+			for (end = text + room; end > text && *end != ' '; end--)
+				;
+			len = end > text ? end - text : room;
+		}
+		fprintf(out, "%s%s%.*s\n", indent, first ? "" : "  ", len, text);
+		first = 0;
+		text += len;
+		text += strspn(text, " ");
+	}
 }
 
 static void show_memory(FILE *out, const struct report *report)
@@ -141,23 +162,86 @@ static void show_vms(FILE *out, const struct report *report)
 	}
 }
 
-/* Break lines between words. */
-static void show_note(FILE *out, const char *text)
-{
-	const char *end;
-	int len, first = 1;
+/* What is in a piece of a file that one character stands for. */
+struct piece {
+	bool shared, private, allocated, absent, poisoned;
+};
 
-	while (*text) {
-		len = strlen(text);
-		if (len > 76) {
-			for (end = text + 76; end > text && *end != ' '; end--)
-				;
-			len = end > text ? end - text : 76;
+static char piece_char(const struct piece *p)
+{
+	static const char chars[3][4] = { ".sS", "-pP", "~mM" };
+	const char *row = chars[p->shared && p->private ? 2 : p->private];
+
+	if (p->poisoned)
+		return '!';
+	return !p->allocated ? row[0] : p->absent ? row[1] : row[2];
+}
+
+/* The size of a piece is a power of 2. */
+static u64 pages_per_piece(u64 nr_pages, unsigned int width)
+{
+	u64 nr = 1;
+
+	while (nr * width < nr_pages)
+		nr *= 2;
+	return nr;
+}
+
+static void show_pieces(FILE *out, const struct map *map, u64 per_piece)
+{
+	const struct run *run = map->runs, *end = map->runs + map->nr_runs;
+	struct piece piece;
+	u64 start;
+
+	for (start = 0; start < map->nr_pages; start += per_piece) {
+		piece = (struct piece) { };
+		while (run->start + run->nr <= start)
+			run++;
+		/* The last run may go on in the next piece. */
+		for (;; run++) {
+			piece.shared |= !run->private;
+			piece.private |= run->private;
+			piece.allocated |= run->allocated;
+			piece.absent |= run->allocated < run->nr;
+			piece.poisoned |= run->poisoned;
+			if (run + 1 == end || run[1].start >= start + per_piece)
+				break;
 		}
-		fprintf(out, "%s%.*s\n", first ? "  " : "    ", len, text);
-		first = 0;
-		text += len;
-		text += strspn(text, " ");
+		fputc(piece_char(&piece), out);
+	}
+	fputc('\n', out);
+}
+
+static void show_map(FILE *out, const struct report *report, const struct map *map)
+{
+	u64 per_piece = pages_per_piece(map->nr_pages, report->width);
+
+	fprintf(out, "%8s, %s for each character\n", bytes(map->nr_pages * PAGE_BYTES),
+		bytes(per_piece * PAGE_BYTES));
+	show_pieces(out, map, per_piece);
+}
+
+static void show_maps(FILE *out, const struct report *report)
+{
+	const struct map *map;
+	const struct file *f;
+	unsigned int i;
+
+	show_words(out, report, "", "shared . s S, private - p P, both ~ m M (none, some, all allocated), ! poisoned");
+	for (i = 0; i < report->nr_files; i++) {
+		f = &report->files[i];
+		map = map_find(report, f->ino);
+		if (!map)
+			continue;
+		fprintf(out, "%7d %4d %-15s ", f->pid, f->fd, f->comm);
+		show_map(out, report, map);
+	}
+	for (i = 0; i < report->nr_maps; i++) {
+		map = &report->maps[i];
+		if (report_has(report, map->ino))
+			continue;
+		fprintf(out, "%7s %4s %-15s ", "?", "?", "?");
+		show_map(out, report, map);
 	}
 }
 
@@ -178,6 +262,10 @@ void show_text(FILE *out, const struct report *report)
 		fprintf(out, "\nMemory\n");
 		show_memory(out, report);
 	}
+	if (report->nr_maps) {
+		fprintf(out, "\nMap\n");
+		show_maps(out, report);
+	}
 	if ((report->nr_files || trace_nth(0)) && report->seconds > 0) {
 		fprintf(out, "\nConversions, in pages\n");
 		show_conversions(out, report);
@@ -189,5 +277,5 @@ void show_text(FILE *out, const struct report *report)
 	if (report->nr_notes)
 		fprintf(out, "\nNot visible\n");
 	for (i = 0; i < report->nr_notes; i++)
-		show_note(out, report->notes[i]);
+		show_words(out, report, "  ", report->notes[i]);
 }

@@ -11,8 +11,6 @@
 
 #include "top.h"
 
-#define KVM_DEBUGFS	"/sys/kernel/debug/kvm"
-
 const char * const stat_names[NR_STATS] = {
 	[TO_PRIVATE] = "gmem_to_private",
 	[PAGES_TO_PRIVATE] = "gmem_pages_to_private",
@@ -57,6 +55,13 @@ static bool read_stats(struct vm *vm, const char *name)
 	return true;
 }
 
+/* What to do if KVM has no folder. */
+const char *debugfs_hint(int err)
+{
+	return err == ENOENT ? "debugfs has to be mounted on /sys/kernel/debug" :
+			       "debugfs is for root";
+}
+
 void stats_read(struct report *report)
 {
 	DIR *dir = opendir(KVM_DEBUGFS);
@@ -72,8 +77,7 @@ void stats_read(struct report *report)
 	}
 	if (!dir) {
 		note(report, "statistics of VMs: %s: %s; %s", KVM_DEBUGFS, strerror(errno),
-		     errno == ENOENT ? "debugfs has to be mounted on /sys/kernel/debug" :
-				       "debugfs is for root");
+		     debugfs_hint(errno));
 		return;
 	}
 	while ((entry = readdir(dir))) {

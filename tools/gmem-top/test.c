@@ -5,6 +5,7 @@
  */
 #include <fcntl.h>
 #include <poll.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -192,18 +193,6 @@ static void use_page(int pipe_fd[2])
 		die("vmsplice");
 }
 
-/* Not all versions of the event have the page. */
-static bool event_has_page(void)
-{
-	static char format[4096];
-	int fd = open("/sys/kernel/tracing/events/kvm/kvm_gmem_convert/format", O_RDONLY | O_CLOEXEC);
-
-	if (fd < 0 || read(fd, format, sizeof(format) - 1) <= 0)
-		die("format of the event");
-	close(fd);
-	return strstr(format, "error_index");
-}
-
 /* The sum of all numbers that follow @key in the output. */
 static long sum_of(const char *key)
 {
@@ -272,8 +261,7 @@ static void check_numbers(void)
 	       says("\"refused\":1}"), "conversions");
 	result(says("\"last_refusal\":{\"error\":\"EAGAIN\",\"offset\":%d,\"size\":%d,", 8 * PAGE, 8 * PAGE),
 	       "request that was refused");
-	result(event_has_page() ? says("\"error_offset\":%d}", PINNED_PAGE * PAGE) :
-				  says("\"error_offset\":null}"), "page that was in use");
+	result(says("\"error_offset\":%d}", PINNED_PAGE * PAGE), "page that was in use");
 	result(says("\"vms\":[{\"pid\":%d,\"fd\":%d,", getpid(), vm_fd) &&
 	       says("\"gmem_to_private\":11,\"gmem_pages_to_private\":24,\"gmem_to_shared\":10,\"gmem_pages_to_shared\":20,\"gmem_busy\":1,\"gmem_poisoned\":0"),
 	       "statistics of the VM");
@@ -293,20 +281,77 @@ static void check_text(void)
 	       "--once: memory as text");
 }
 
-/* Which events were lost depends, but all are accounted for. */
+static void check_map(void)
+{
+	__u64 size = 1ull << 30, half = size / 2;
+	char row[65], *other;
+	int fd, status;
+
+	fd = gmem_create(vm_fd, size, GMEM_FLAGS);
+	if (fd < 0)
+		die("KVM_CREATE_GUEST_MEMFD");
+	fcntl(fd, F_SETFD, FD_CLOEXEC);
+	/* Pieces of 16 MiB: the last one private, one page of the second half shared. */
+	other = gmem_map(fd, size);
+	if (!other || gmem_try_convert(fd, half, half, KVM_MEMORY_ATTRIBUTE_PRIVATE, NULL) ||
+	    gmem_try_convert(fd, half + PAGE, PAGE, 0, NULL))
+		die("conversion");
+	other[0] = 1;
+	other[half + PAGE] = 1;
+	memset(row, '.', 32);
+	memset(row + 32, '-', 32);
+	row[0] = 's';
+	row[32] = 'm';
+	row[64] = '\0';
+
+	status = run(0, "--once --map --interval 0.1");
+	result(!status && says("%7d %4d %-15s     256K, 4K for each character\nSSPPPP", getpid(),
+			       gmem_fd, "gmem-top-test") &&
+	       says("%7d %4d %-15s       1G, 16M for each character\n%s\n", getpid(), fd,
+		    "gmem-top-test", row) &&
+	       says("shared . s S, private - p P, both ~ m M (none, some, all allocated), ! poisoned\n"),
+	       "--map: map as text");
+
+	status = run(0, "--once --map --json --interval 0.1");
+	result(!status &&
+	       says("\"map\":[{\"offset\":0,\"size\":%d,\"private\":false,\"allocated\":%d,\"pages_poisoned\":0},{\"offset\":%d,\"size\":%d,\"private\":true,\"allocated\":%d,\"pages_poisoned\":0},{\"offset\":%d,\"size\":%d,\"private\":false,\"allocated\":%d,\"pages_poisoned\":0}]}",
+		    2 * PAGE, 2 * PAGE, 2 * PAGE, 4 * PAGE, 4 * PAGE, 6 * PAGE,
+		    (NR_PAGES - 6) * PAGE, 10 * PAGE) &&
+	       says("\"map\":[{\"offset\":0,\"size\":%d,\"private\":false,\"allocated\":%d,", 2 << 20, PAGE) &&
+	       says("{\"offset\":%llu,\"size\":%d,\"private\":false,\"allocated\":%d,", half + PAGE, PAGE, PAGE) &&
+	       says("\"other_files\":[]"), "--map: map as JSON");
+
+	status = run(0, "--once --json --interval 0.1");
+	result(!status && !strstr(output, "map"), "no map unless it is asked for");
+
+	close(fd);
+	status = run(0, "--once --map --interval 0.1");
+	result(!status && says("1 guest_memfd;") &&
+	       says("%7s %4s %-15s       1G, 16M for each character\n%s\n", "?", "?", "?", row),
+	       "--map: file that is only mapped");
+	munmap(other, size);
+}
+
+/* Which events were lost depends, but all are accounted for. One CPU has one buffer. */
 static void check_lost(void)
 {
+	cpu_set_t all, one;
 	const char *requests, *lost;
 	int from, i, status;
 	long sum;
 	pid_t pid;
 
+	sched_getaffinity(0, sizeof(all), &all);
 	pid = start(&from, 0, "--once --json --interval 5");
 	wait_until_watching(pid);
+	CPU_ZERO(&one);
+	CPU_SET(sched_getcpu(), &one);
+	sched_setaffinity(0, sizeof(one), &one);
 	kill(pid, SIGSTOP);
 	for (i = 0; i < 20000; i++)
 		if (convert(20, 1, !(i & 1)))
 			die("conversion");
+	sched_setaffinity(0, sizeof(all), &all);
 	kill(pid, SIGCONT);
 	status = finish(pid, from);
 	requests = strstr(output, "\"interval\":{\"requests\":");
@@ -350,16 +395,10 @@ static void check_cleanup(void)
 	result(!has_instance(pid), "the next gmem-top removes it");
 }
 
-static void check_terminal(void)
+static int open_terminal(unsigned int rows, unsigned int columns)
 {
-	struct winsize size = { .ws_row = 6, .ws_col = 40 };
-	struct pollfd ready = { .events = POLLIN };
-	unsigned int len = 0;
-	const char *line;
-	ssize_t got;
-	pid_t pid;
-	bool fits;
-	int fd, status;
+	struct winsize size = { .ws_row = rows, .ws_col = columns };
+	int fd;
 
 	/* A small machine has no terminals yet. */
 	if (access("/dev/pts/ptmx", F_OK)) {
@@ -368,10 +407,15 @@ static void check_terminal(void)
 			die("devpts");
 	}
 	fd = open("/dev/pts/ptmx", O_RDWR | O_NOCTTY | O_CLOEXEC);
-	ready.fd = fd;
 	if (fd < 0 || grantpt(fd) || unlockpt(fd) || ioctl(fd, TIOCSWINSZ, &size))
 		die("pseudoterminal");
-	pid = fork();
+	return fd;
+}
+
+static pid_t start_on_terminal(int fd)
+{
+	pid_t pid = fork();
+
 	if (!pid) {
 		setsid();
 		close(STDIN_FILENO);
@@ -383,28 +427,104 @@ static void check_terminal(void)
 		_exit(126);
 	}
 	wait_until_watching(pid);
-	usleep(1500000);
+	return pid;
+}
+
+static int quit_on_terminal(pid_t pid, int fd)
+{
+	int status;
+
 	if (write(fd, "q", 1) != 1)
 		die("terminal");
 	waitpid(pid, &status, 0);
-	while (len < sizeof(output) - 1 && poll(&ready, 1, 100) > 0 &&
-	       (got = read(fd, output + len, sizeof(output) - 1 - len)) > 0)
-		len += got;
-	output[len] = '\0';
 	close(fd);
+	return status;
+}
 
-	fits = true;
+/* Read until @text comes; all that was read, or the last of it, is in the output. */
+static bool terminal_shows(int fd, const char *text)
+{
+	struct pollfd ready = { .fd = fd, .events = POLLIN };
+	size_t len = 0, half = sizeof(output) / 2;
+	ssize_t got;
+	int i;
+
+	output[0] = '\0';
+	for (i = 0; i < 1200; i++) {
+		if (poll(&ready, 1, 100) <= 0)
+			continue;
+		got = read(fd, output + len, half - 1);
+		if (got <= 0)
+			break;
+		len += got;
+		output[len] = '\0';
+		if (strstr(output, text))
+			return true;
+		if (len > half) {
+			memmove(output, output + len - half, half + 1);
+			len = half;
+		}
+	}
+	return false;
+}
+
+/* Wait for a screen without @text, up to @end. */
+static bool terminal_hides(int fd, const char *text, const char *end)
+{
+	const char *home;
+	int i;
+
+	for (i = 0; i < 20 && terminal_shows(fd, end); i++) {
+		home = strstr(output, "\033[H");
+		if (home && !strstr(home, text))
+			return true;
+	}
+	return false;
+}
+
+static bool lines_fit(int columns)
+{
+	const char *begin, *line;
+
 	for (line = output; (line = strstr(line, "\033[K")); line++) {
-		const char *begin = line;
-
+		begin = line;
 		while (begin > output && begin[-1] != '\n' && begin[-1] != 'H')
 			begin--;
-		fits = fits && line - begin <= 40;
+		if (line - begin > columns)
+			return false;
 	}
-	result(WIFEXITED(status) && !WEXITSTATUS(status), "terminal: q ends it");
-	result(says("\033[2J\033[H") && fits && says("(more than fits the terminal)"),
+	return true;
+}
+
+static void check_terminal(void)
+{
+	static const char more[] = "(more than fits the terminal)";
+	int fd = open_terminal(6, 40), status;
+	pid_t pid = start_on_terminal(fd);
+
+	result(terminal_shows(fd, more) && says("\033[2J\033[H") && lines_fit(40) &&
+	       terminal_shows(fd, more) && lines_fit(40),
 	       "terminal: fits into 40 columns and 6 lines");
+	status = quit_on_terminal(pid, fd);
+	result(WIFEXITED(status) && !WEXITSTATUS(status), "terminal: q ends it");
 	result(!has_instance(pid), "terminal: no instance left");
+}
+
+/* With 40 columns, a character stands for two pages. */
+static void check_terminal_map(void)
+{
+	int fd = open_terminal(50, 40);
+	pid_t pid = start_on_terminal(fd);
+	char row[64] = "\nSPP";
+
+	memset(row + 4, 's', NR_PAGES / 2 - 3);
+	strcpy(row + 1 + NR_PAGES / 2, "\033[K");
+
+	result(write(fd, "m", 1) == 1 && terminal_shows(fd, row) && lines_fit(40),
+	       "terminal: m shows the map, in 40 columns");
+	result(write(fd, "m", 1) == 1 && terminal_hides(fd, "SPP", "VMs, since"),
+	       "terminal: m hides the map");
+	quit_on_terminal(pid, fd);
 }
 
 static void check_user(void)
@@ -427,9 +547,10 @@ static void own_vm(void)
 	if (setgid(NOBODY) || setuid(NOBODY) || prctl(PR_SET_DUMPABLE, 1))
 		die("setuid");
 	create_vm();
-	status = run(0, "--once --json");
+	status = run(0, "--once --map --json");
 	if (status || !says("\"files\":[{\"pid\":%d,\"fd\":%d,", getpid(), gmem_fd) ||
-	    !says("\"private\":0,\"ranges\":1,\"allocated\":%d,\"pages_poisoned\":0,\"conversions\":null}", 16 * PAGE) ||
+	    !says("\"private\":0,\"ranges\":1,\"allocated\":%d,\"pages_poisoned\":0,\"conversions\":null,\"map\":null}", 16 * PAGE) ||
+	    !says("\"other_files\":[]") || !says("map of files: /sys/kernel/debug/kvm: ") ||
 	    !says("\"vms\":[{\"pid\":%d,\"fd\":%d,\"command\":\"gmem-top-test\",\"statistics\":null}", getpid(), vm_fd) ||
 	    !says("debugfs is for root") || !says("tracefs is for root")) {
 		printf("# output: %s\n", output);
@@ -495,9 +616,11 @@ int main(int argc, char **argv)
 	create_vm();
 	check_numbers();
 	check_text();
+	check_map();
 	check_lost();
 	check_cleanup();
 	check_terminal();
+	check_terminal_map();
 	check_user();
 	check_owner();
 	destroy_vm();

@@ -12,6 +12,8 @@
 
 #define PAGE_BYTES		((u64)sysconf(_SC_PAGESIZE))
 
+#define KVM_DEBUGFS	"/sys/kernel/debug/kvm"
+
 #define EXIT_FAILED		1
 #define EXIT_USAGE		2
 
@@ -71,6 +73,19 @@ struct file {
 	u64 flags, shared, private, ranges, allocated, poisoned;
 };
 
+/* Pages that are all shared or all private.  Which of them are allocated is not known. */
+struct run {
+	u64 start, nr, allocated, poisoned;
+	bool private;
+};
+
+/* Where the memory of a file is private and allocated. */
+struct map {
+	u64 ino, nr_pages;
+	struct run *runs;
+	unsigned int nr_runs;
+};
+
 struct report {
 	double seconds;		/* length of the interval, 0 if nothing is watched */
 	u64 lost;		/* events that were overwritten before they were read */
@@ -79,6 +94,10 @@ struct report {
 	unsigned int nr_vms;
 	struct file *files;
 	unsigned int nr_files;
+	bool with_map;		/* it was asked for */
+	struct map *maps;	/* also of files that no visible process has open */
+	unsigned int nr_maps;
+	unsigned int width;	/* of lines */
 	char **notes;		/* what cannot be seen, and why */
 	unsigned int nr_notes;
 };
@@ -99,6 +118,11 @@ void proc_scan(struct report *report);
 
 /* stats.c */
 void stats_read(struct report *report);
+const char *debugfs_hint(int err);
+
+/* map.c */
+void map_read(struct report *report);
+const struct map *map_find(const struct report *report, u64 ino);
 
 /* trace.c */
 bool trace_open(void);

@@ -205,7 +205,7 @@ static void parse(const char *line)
 			lost += strtoull(text + strlen("[LOST "), NULL, 10) ?: 1;
 		return;
 	}
-	nr_fields = sscanf(text, "kvm_gmem_convert: ino %llu start %llx nr_pages %llx to %7s changed %llu drains %*u waited %llu ns ret %d error %llx",
+	nr_fields = sscanf(text, "kvm_gmem_convert: ino %llu start %llx nr_pages %llx to %7s changed %llu drains %*u waited %llu ns ret %d error_index %llx",
 			   &ino, &start, &nr, to, &changed, &waited, &ret, &offender);
 	if (nr_fields < 7)
 		return;

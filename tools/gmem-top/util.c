@@ -87,6 +87,9 @@ void report_free(struct report *report)
 	while (report->nr_notes)
 		free(report->notes[--report->nr_notes]);
 	free(report->notes);
+	while (report->nr_maps)
+		free(report->maps[--report->nr_maps].runs);
+	free(report->maps);
 	free(report->files);
 	free(report->vms);
 }
