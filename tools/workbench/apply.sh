@@ -30,15 +30,23 @@ apply_new_files()
 	sed -n '/^--- \/dev\/null$/ { n; s,^+++ b/,,p; }' "$PATCHES"/*.patch | sort -u
 }
 
-# apply_fits DIR: refuse what needs no trial.
-apply_fits()
+# apply_is_7_3 DIR COMMAND: refuse anything else for that command.
+apply_is_7_3()
 {
-	local version file
+	local version
 
 	version=$(apply_version "$1")
 	[ -n "$version" ] && [ -e "$1/Kbuild" ] && [ -d "$1/virt/kvm" ] ||
-		die "apply: $1 is not a kernel tree"
-	base_is_7_3 "$1" || die "apply: $1 is Linux $version, the series is for 7.3"
+		die "$2: $1 is not a kernel tree"
+	base_is_7_3 "$1" || die "$2: $1 is Linux $version, the series is for 7.3"
+}
+
+# apply_fits DIR: refuse what needs no trial.
+apply_fits()
+{
+	local file
+
+	apply_is_7_3 "$1" apply
 	[ ! -e "$1/$APPLY_UNDO" ] ||
 		die "apply: the series has been applied to $1 already ('wb apply --undo $1' takes it back)"
 	for file in $(apply_new_files); do

@@ -10,15 +10,15 @@ BASE_VERSION=7.3.4-1~bpo13+1
 BASE_SHA256=76df1affb19f24926949369be1d74b60071c963c598ce8780bddd4bbf0fc3bc4
 BASE_SUITE=trixie-backports
 
-# deps_missing demo|test|docs: packages to install. The list says which command needs it first, the package, and what it
-# has to bring. Files are looked for, not packages: any compiler will do.
+# deps_missing demo|test|docs|packages: packages to install. The list says which command needs it first, the package, and
+# what it has to bring. Files are looked for, not packages: any compiler will do.
 deps_missing()
 {
 	local command package thing file
 
 	while read -r command package thing; do
 		case $command:$1 in
-		demo:*|test:test|docs:docs) ;;
+		demo:*|test:test|docs:docs|packages:packages) ;;
 		*) continue ;;
 		esac
 		case $thing in
@@ -56,19 +56,27 @@ deps_missing()
 		docs python3-sphinx /usr/bin/sphinx-build
 		docs python3-yaml /usr/lib/python3*/dist-packages/yaml/__init__.py
 		docs gnuplot-nox gnuplot
+		packages debhelper dh
+		packages dpkg-dev dpkg-buildpackage
+		packages rsync rsync
+		packages kmod depmod
+		packages openssl openssl
+		packages zstd zstd
+		packages libdw-dev /usr/include/dwarf.h
+		packages dwarves pahole
 		demo debian-archive-keyring /usr/share/keyrings/debian-archive-keyring.*
 		demo ca-certificates /etc/ssl/certs/ca-certificates.crt
 	END
 }
 
-# cmd_deps [demo|test|docs]: all that the command needs; all of them need what demo does.
+# cmd_deps [demo|test|docs|packages]: all that the command needs; all of them need what demo does.
 cmd_deps()
 {
 	local command="${1:-test}" missing sudo=''
 
 	case $command in
-	demo|test|docs) ;;
-	*)	die "deps: for 'demo', 'test' or 'docs', not for '$command'" ;;
+	demo|test|docs|packages) ;;
+	*)	die "deps: for 'demo', 'test', 'docs' or 'packages', not for '$command'" ;;
 	esac
 	missing=$(deps_missing "$command" | tr '\n' ' ')
 	[ -n "$missing" ] || return 0
