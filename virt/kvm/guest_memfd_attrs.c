@@ -145,8 +145,8 @@ bool kvm_gmem_attrs_is_private(struct kvm_gmem_attrs *attrs, pgoff_t index)
 EXPORT_SYMBOL_IF_KUNIT(kvm_gmem_attrs_is_private);
 
 /* Find the first page in the range that differs, return false if none does. */
-static bool kvm_gmem_attrs_first(struct kvm_gmem_attrs *attrs, pgoff_t *start,
-				 pgoff_t last, bool private)
+bool kvm_gmem_attrs_first(struct kvm_gmem_attrs *attrs, pgoff_t *start,
+			  pgoff_t last, bool private)
 {
 	struct kvm_gmem_attrs_span span;
 	unsigned long bit;

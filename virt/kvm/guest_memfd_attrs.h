@@ -90,6 +90,8 @@ void kvm_gmem_attrs_destroy(struct kvm_gmem_attrs *attrs);
 bool kvm_gmem_attrs_is_private(struct kvm_gmem_attrs *attrs, pgoff_t index);
 bool kvm_gmem_attrs_range_is(struct kvm_gmem_attrs *attrs, pgoff_t start,
 			     pgoff_t last, bool private);
+bool kvm_gmem_attrs_first(struct kvm_gmem_attrs *attrs, pgoff_t *start,
+			  pgoff_t last, bool private);
 bool kvm_gmem_attrs_trim(struct kvm_gmem_attrs *attrs, pgoff_t *start,
 			 pgoff_t *last, bool private);
 bool kvm_gmem_attrs_find(struct kvm_gmem_attrs *attrs, pgoff_t index,

@@ -248,13 +248,15 @@ static noinline int kvm_gmem_convert_range(struct gmem_file *f, struct inode *in
 		.start = start,
 		.last = last,
 		.to_private = to_private,
+		.error_index = start,
 	};
 	int r;
 
 	r = kvm_gmem_convert(&c);
 
 	trace_kvm_gmem_convert(inode->i_ino, start, last - start + 1, to_private,
-			       c.nr_changed, c.nr_drains, c.waited_ns, r);
+			       c.nr_changed, c.nr_drains, c.waited_ns, r,
+			       r ? c.error_index : start);
 
 	*error_offset = (u64)c.error_index << PAGE_SHIFT;
 	return r;
@@ -294,7 +296,7 @@ static int kvm_gmem_set_attributes(struct file *file,
 	/* Do nothing if the attributes already match, taking the lock blocks faults. */
 	if (kvm_gmem_attrs_range_is(&GMEM_I(inode)->attrs, start, last, to_private)) {
 		trace_kvm_gmem_convert(inode->i_ino, start, last - start + 1,
-				       to_private, 0, 0, 0, 0);
+				       to_private, 0, 0, 0, 0, start);
 		return 0;
 	}
 

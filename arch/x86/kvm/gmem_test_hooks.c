@@ -32,6 +32,10 @@ static atomic_t kvm_gmem_test_nr_released = ATOMIC_INIT(0);
 static atomic_t kvm_gmem_test_nr_unflushed = ATOMIC_INIT(0);
 static atomic_t kvm_gmem_test_nr_leaked = ATOMIC_INIT(0);
 
+/* Calls for all pages of a chunk. */
+static atomic_t kvm_gmem_test_nr_assigned_chunks = ATOMIC_INIT(0);
+static atomic_t kvm_gmem_test_nr_released_chunks = ATOMIC_INIT(0);
+
 static DECLARE_FAULT_ATTR(kvm_gmem_test_fail_alloc);
 static DECLARE_FAULT_ATTR(kvm_gmem_test_fail_make_private);
 static DECLARE_FAULT_ATTR(kvm_gmem_test_fail_release);
@@ -92,6 +96,9 @@ int kvm_gmem_test_make_private(struct kvm *kvm, kvm_pfn_t pfn, kvm_pfn_t nr_page
 
 	/* Of a chunk, only the page that the guest touches is locked. */
 	WARN_ON_ONCE(!folio_test_locked(pfn_folio(pfn)));
+
+	if (nr_pages > 1)
+		atomic_inc(&kvm_gmem_test_nr_assigned_chunks);
 
 	pfn = round_down(pfn, nr_pages);
 	for (end = pfn + nr_pages; pfn < end && !r; pfn++)
@@ -177,6 +184,8 @@ int kvm_gmem_test_release(kvm_pfn_t pfn, kvm_pfn_t nr_pages)
 	/* kvm_gmem_release_chunk() excludes memory_failure() by other means. */
 	if (nr_pages == 1)
 		WARN_ON_ONCE(pfn_folio(pfn)->mapping && !folio_test_locked(pfn_folio(pfn)));
+	else
+		atomic_inc(&kvm_gmem_test_nr_released_chunks);
 
 	for (end = pfn + nr_pages; pfn < end && !r; pfn++)
 		r = kvm_gmem_test_release_page(pfn);
@@ -204,6 +213,10 @@ void kvm_gmem_test_hooks_init(void)
 	debugfs_create_atomic_t("released", 0444, dir, &kvm_gmem_test_nr_released);
 	debugfs_create_atomic_t("unflushed", 0444, dir, &kvm_gmem_test_nr_unflushed);
 	debugfs_create_atomic_t("leaked", 0444, dir, &kvm_gmem_test_nr_leaked);
+	debugfs_create_atomic_t("assigned_chunks", 0444, dir,
+				&kvm_gmem_test_nr_assigned_chunks);
+	debugfs_create_atomic_t("released_chunks", 0444, dir,
+				&kvm_gmem_test_nr_released_chunks);
 
 	fault_create_debugfs_attr("fail_alloc", dir, &kvm_gmem_test_fail_alloc);
 	fault_create_debugfs_attr("fail_make_private", dir,

@@ -58,6 +58,12 @@ bool try_poison(u64 *hva);
 int nth_cpu(int n);
 int nr_cpus(void);
 
+/*
+ * Wait until another thread or a guest has changed a word.  Return false if that
+ * takes unreasonably long.
+ */
+bool wait_for_change(u64 *word, u64 old);
+
 /* Close a file descriptor, e.g. that of a pin, in a thread, after @ms. */
 void close_later(pthread_t *thread, int fd, int ms);
 

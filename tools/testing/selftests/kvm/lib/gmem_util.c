@@ -120,6 +120,15 @@ int nth_cpu(int n)
 	return last;
 }
 
+bool wait_for_change(u64 *word, u64 old)
+{
+	struct timespec start = time_now();
+
+	while (READ_ONCE(*word) == old && elapsed_ms(start) < 30000)
+		usleep(100);
+	return READ_ONCE(*word) != old;
+}
+
 struct closing {
 	int fd;
 	int ms;

@@ -87,18 +87,10 @@ TEST_F(conversion, pin_of_private_page)
 	kvm_close(gmem_pin(g, 0, 1));
 }
 
-static void read_all(void)
-{
-	int page;
-
-	for (page = 0; page < NR_PAGES; page++)
-		gmem_read(g, page);
-}
-
 /* However many pages, ranges of pages and memslots that is. */
 TEST_F(conversion, one_zap_and_flush)
 {
-	u64 attributes, flushes, faults;
+	u64 attributes, flushes;
 	int i, page, nr_changed;
 
 	gmem_set_slot(g, GMEM_SLOT, 0, 0, 0);
@@ -112,41 +104,32 @@ TEST_F(conversion, one_zap_and_flush)
 			ASSERT_CONVERTED(page, 1, attributes);
 			nr_changed--;
 		}
-		read_all();
+		gmem_count_faults(g, 0, NR_PAGES);
 
 		flushes = vm_get_stat(g->vm, remote_tlb_flush_requests);
 		ASSERT_CONVERTED(0, NR_PAGES, attributes);
 		ASSERT_EQ(flushes + 1, vm_get_stat(g->vm, remote_tlb_flush_requests));
-
-		faults = vcpu_get_stat(g->vcpu, pf_taken);
-		read_all();
-		ASSERT_LE(faults + nr_changed, vcpu_get_stat(g->vcpu, pf_taken));
+		ASSERT_LE(nr_changed, gmem_count_faults(g, 0, NR_PAGES));
 	}
 }
 
 /* What the range has around the pages that change stays mapped in the guest. */
 TEST_F(conversion, unchanged_pages)
 {
-	const int first = 2, nr = 3;
-	u64 attributes, faults;
-	int i, page;
+	const int first = 2, nr = 3, end = first + nr;
+	u64 attributes;
+	int i;
 
 	for (i = 0; i < 2; i++) {
 		attributes = i ? SHARED : PRIVATE;
 		ASSERT_EQ(0, gmem_convert(g, 0, NR_PAGES, attributes));
 		ASSERT_EQ(0, gmem_convert(g, first, nr, attributes ^ PRIVATE));
-		read_all();
+		gmem_count_faults(g, 0, NR_PAGES);
 
-		faults = vcpu_get_stat(g->vcpu, pf_taken);
 		ASSERT_EQ(0, gmem_convert(g, 0, NR_PAGES, attributes));
-		for (page = 0; page < NR_PAGES; page++) {
-			if (page < first || page >= first + nr)
-				gmem_read(g, page);
-		}
-		ASSERT_EQ(faults, vcpu_get_stat(g->vcpu, pf_taken));
-
-		read_all();
-		ASSERT_LE(faults + nr, vcpu_get_stat(g->vcpu, pf_taken));
+		ASSERT_EQ(0, gmem_count_faults(g, 0, first));
+		ASSERT_EQ(0, gmem_count_faults(g, end, NR_PAGES - end));
+		ASSERT_LE(nr, gmem_count_faults(g, first, nr));
 	}
 }
 
@@ -380,15 +363,6 @@ static bool run_other_vm(u64 n)
 	return r == EINTR;
 }
 
-static bool becomes_different(u64 *word, u64 old)
-{
-	struct timespec start = time_now();
-
-	while (READ_ONCE(*word) == old && elapsed_ms(start) < 5000)
-		usleep(100);
-	return READ_ONCE(*word) != old;
-}
-
 TEST_F_TIMEOUT(kvm, other_vm, 120)
 {
 	struct worker other = { "run without a fault", run_other_vm };
@@ -405,12 +379,12 @@ TEST_F_TIMEOUT(kvm, other_vm, 120)
 
 	for (round = 0; round < 100; round++) {
 		value = READ_ONCE(*gmem_hva(g, 0));
-		ASSERT_TRUE(becomes_different(gmem_hva(g, 0), value));
+		ASSERT_TRUE(wait_for_change(gmem_hva(g, 0), value));
 
 		nr_faults = READ_ONCE(other.nr_failed);
 		gmem_make_private(g, 0, 1);
 		value = gmem_read(g, 0);
-		ASSERT_TRUE(becomes_different(&other.nr_failed, nr_faults));
+		ASSERT_TRUE(wait_for_change(&other.nr_failed, nr_faults));
 		ASSERT_EQ(value, gmem_read(g, 0));
 		gmem_make_shared(g, 0, 1);
 	}

@@ -2,7 +2,8 @@
 /*
  * Test what conversions of guest_memfd memory cost others: CPUs whose LRU caches
  * are drained, tasks that fault on the file or read its fdinfo, and tasks that
- * run where a fragmented file is made uniform or closed.
+ * run where a fragmented file is made uniform or closed; and that conversions
+ * skip pages that stay as they are.
  *
  * Bounds are for slow machines, with all checks, in emulation.  What is measured
  * is compared with a window without its cause next to it, and the median of
@@ -159,6 +160,42 @@ TEST_F_TIMEOUT(cost, fdinfo, 300)
 	       pages_ns, nr_pages, ranges_ns, 2 * NR_FRAGMENTS + 1);
 	EXPECT_GE(3 * empty_ns, pages_ns);
 	EXPECT_GE(3 * empty_ns, ranges_ns);
+}
+
+/* Return how long it takes to make two pages private, and none in between. */
+static u64 time_ends(struct gmem_vm *file, int first, int last)
+{
+	struct timespec start;
+	u64 ns[9];
+	int i;
+
+	for (i = 0; i < ARRAY_SIZE(ns); i++) {
+		gmem_make_shared(file, first, 1);
+		gmem_make_shared(file, last, 1);
+		start = time_now();
+		gmem_make_private(file, first, last - first + 1);
+		ns[i] = timespec_to_ns(timespec_elapsed(start));
+	}
+	return median(ns, ARRAY_SIZE(ns));
+}
+
+/* Pages that stay as they are cost nothing where there are many in a row. */
+TEST_F_TIMEOUT(cost, unchanged_pages, 300)
+{
+	const int leaf = GMEM_FRAGMENT_SIZE / PAGE_SIZE, first = leaf - 1, last = 4 * leaf;
+	struct gmem_vm file = {
+		.fd = vm_create_guest_memfd(g->vm, 5 * GMEM_FRAGMENT_SIZE, 0),
+	};
+	u64 empty_ns, pages_ns;
+
+	empty_ns = time_ends(&file, first, last);
+	gmem_allocate(&file, first + 1, last - first - 1);
+	pages_ns = time_ends(&file, first, last);
+	kvm_close(file.fd);
+
+	TH_LOG("%lu ns, %lu ns with %d pages in between", empty_ns, pages_ns,
+	       last - first - 1);
+	EXPECT_GE(10 * empty_ns, pages_ns);
 }
 
 /*

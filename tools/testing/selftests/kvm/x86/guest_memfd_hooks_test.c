@@ -16,11 +16,16 @@ struct counters {
 	int released;
 	int unflushed;
 	int leaked;
+	int assigned_chunks;
+	int released_chunks;
 };
 
 static struct counters read_counters(void)
 {
-	static const char * const names[] = { "assigned", "released", "unflushed", "leaked" };
+	static const char * const names[] = {
+		"assigned", "released", "unflushed", "leaked",
+		"assigned_chunks", "released_chunks",
+	};
 	int values[ARRAY_SIZE(names)], i;
 	char path[128];
 	FILE *f;
@@ -32,7 +37,9 @@ static struct counters read_counters(void)
 		TEST_ASSERT(fscanf(f, "%d", &values[i]) == 1, "Cannot read %s", path);
 		fclose(f);
 	}
-	return (struct counters) { values[0], values[1], values[2], values[3] };
+	return (struct counters) {
+		values[0], values[1], values[2], values[3], values[4], values[5],
+	};
 }
 
 static void write_knob(const char *hook, const char *knob, int value)
@@ -65,10 +72,10 @@ static void inject_nothing(void)
 
 static struct counters seen, seen_first;
 
-static void create_vm(void)
+static void create_vm(void (*create)(struct gmem_vm *g, int nr_pages), int nr_pages)
 {
 	seen_first = read_counters();
-	gmem_vm_create(g, NR_PAGES);
+	create(g, nr_pages);
 	gmem_read(g, 0);
 
 	/* Nothing is private yet. */
@@ -91,7 +98,7 @@ FIXTURE(hooks) {
 
 FIXTURE_SETUP(hooks)
 {
-	create_vm();
+	create_vm(gmem_vm_create, NR_PAGES);
 }
 
 FIXTURE_TEARDOWN(hooks)
@@ -179,7 +186,7 @@ TEST_F(hooks, release_of_freed_pages)
 }
 
 /* vCPUs fault pages in again and again, at any point of a conversion. */
-TEST_F(hooks, order_under_load)
+TEST_F_TIMEOUT(hooks, order_under_load, 300)
 {
 	struct gmem_hammer hammers[2];
 	int round, page;
@@ -232,7 +239,7 @@ FIXTURE_VARIANT_ADD(failure, make_private_in_pre_fault) {
 
 FIXTURE_SETUP(failure)
 {
-	create_vm();
+	create_vm(gmem_vm_create, NR_PAGES);
 }
 
 FIXTURE_TEARDOWN(failure)
@@ -314,6 +321,217 @@ TEST_F(hooks, failed_release_of_freed_page)
 	gmem_make_shared(g, 0, NR_PAGES);
 	for (i = 0; i < NR_PAGES; i++)
 		ASSERT_NE(pfn, gmem_host_pfn(g, i));
+}
+
+/* Seconds, on a machine that does much else. */
+#define CHUNK_TIMEOUT	300
+
+/* Memory in chunks, which the hooks are to get as a whole. */
+FIXTURE(chunk) {
+};
+
+FIXTURE_SETUP(chunk)
+{
+	create_vm(gmem_vm_create_huge, 2 * GMEM_CHUNK_PAGES);
+}
+
+FIXTURE_TEARDOWN(chunk)
+{
+	free_vm();
+}
+
+#define EXPECT_CHUNKS(nr_assigned, nr_released, assigned_calls, released_calls)	\
+do {										\
+	struct counters __now = read_counters();				\
+										\
+	EXPECT_EQ(assigned_calls, __now.assigned_chunks - seen.assigned_chunks);	\
+	EXPECT_EQ(released_calls, __now.released_chunks - seen.released_chunks);	\
+	EXPECT_COUNTERS(nr_assigned, nr_released, 0);				\
+} while (0)
+
+TEST_F_TIMEOUT(chunk, whole, CHUNK_TIMEOUT)
+{
+	int round;
+
+	for (round = 1; round <= 3; round++) {
+		*gmem_hva(g, 100) = round;
+		gmem_make_private(g, 0, GMEM_CHUNK_PAGES);
+		EXPECT_CHUNKS(0, 0, 0, 0);
+
+		/* One fault for all pages. */
+		ASSERT_EQ(round, gmem_read(g, 100));
+		EXPECT_CHUNKS(GMEM_CHUNK_PAGES, 0, 1, 0);
+		gmem_write(g, 511, round);
+		EXPECT_CHUNKS(0, 0, 0, 0);
+
+		gmem_make_shared(g, 0, 2 * GMEM_CHUNK_PAGES);
+		EXPECT_CHUNKS(-GMEM_CHUNK_PAGES, GMEM_CHUNK_PAGES, 0, 1);
+		ASSERT_EQ(round, *gmem_hva(g, 511));
+	}
+}
+
+TEST_F_TIMEOUT(chunk, part, CHUNK_TIMEOUT)
+{
+	gmem_make_private(g, 0, GMEM_CHUNK_PAGES);
+	gmem_read(g, 0);
+	EXPECT_CHUNKS(GMEM_CHUNK_PAGES, 0, 1, 0);
+
+	gmem_make_shared(g, 100, 1);
+	EXPECT_CHUNKS(-1, 1, 0, 0);
+	gmem_make_shared(g, 200, 10);
+	EXPECT_CHUNKS(-10, 10, 0, 0);
+
+	/* Only what the guest touches, if some of the rest is shared. */
+	gmem_make_private(g, 200, 10);
+	gmem_read(g, 200);
+	gmem_read(g, 209);
+	EXPECT_CHUNKS(2, 0, 0, 0);
+
+	/* All that is missing, once all of it is private. */
+	gmem_make_private(g, 100, 1);
+	gmem_read(g, 100);
+	EXPECT_CHUNKS(9, 0, 1, 0);
+
+	/* The second call changes all that is left, but not all of the chunk. */
+	gmem_make_shared(g, 1, 300);
+	EXPECT_CHUNKS(-300, 300, 0, 0);
+	gmem_make_shared(g, 0, GMEM_CHUNK_PAGES);
+	EXPECT_CHUNKS(-(GMEM_CHUNK_PAGES - 300), GMEM_CHUNK_PAGES - 300, 0, 0);
+}
+
+/* A range that begins or ends within a chunk, and one that has a chunk in it. */
+TEST_F_TIMEOUT(chunk, edges, CHUNK_TIMEOUT)
+{
+	gmem_make_private(g, 0, 2 * GMEM_CHUNK_PAGES);
+	gmem_read(g, 0);
+	gmem_read(g, GMEM_CHUNK_PAGES);
+	EXPECT_CHUNKS(2 * GMEM_CHUNK_PAGES, 0, 2, 0);
+
+	gmem_make_shared(g, 0, 100);
+	EXPECT_CHUNKS(-100, 100, 0, 0);
+	gmem_make_shared(g, 500, GMEM_CHUNK_PAGES + 12);
+	EXPECT_CHUNKS(-(GMEM_CHUNK_PAGES + 12), GMEM_CHUNK_PAGES + 12, 0, 1);
+}
+
+TEST_F_TIMEOUT(chunk, hole, CHUNK_TIMEOUT)
+{
+	gmem_make_private(g, 0, GMEM_CHUNK_PAGES);
+	gmem_read(g, 0);
+	EXPECT_CHUNKS(GMEM_CHUNK_PAGES, 0, 1, 0);
+
+	gmem_punch_hole(g, 100, 1);
+	EXPECT_CHUNKS(-1, 1, 0, 0);
+	gmem_make_shared(g, 0, GMEM_CHUNK_PAGES);
+	EXPECT_CHUNKS(-511, 511, 0, 0);
+}
+
+/* Pages that are assigned already are not lost, and not assigned again. */
+TEST_F_TIMEOUT(chunk, make_private_enomem, CHUNK_TIMEOUT)
+{
+	u64 value;
+
+	gmem_hva(g, 0)[0] = 0x1111;
+	gmem_make_private(g, 0, GMEM_CHUNK_PAGES);
+	inject("fail_alloc", 100);
+	ASSERT_EQ(-1, __gmem_read(g, 0, &value));
+	ASSERT_EQ(ENOMEM, errno);
+	EXPECT_CHUNKS(100, 0, 1, 0);
+
+	ASSERT_EQ(0x1111, gmem_read(g, 0));
+	EXPECT_CHUNKS(GMEM_CHUNK_PAGES - 100, 0, 1, 0);
+	gmem_make_shared(g, 0, GMEM_CHUNK_PAGES);
+	EXPECT_CHUNKS(-GMEM_CHUNK_PAGES, GMEM_CHUNK_PAGES, 0, 1);
+	ASSERT_EQ(0x1111, *gmem_hva(g, 0));
+}
+
+TEST_F_TIMEOUT(chunk, make_private_fails, CHUNK_TIMEOUT)
+{
+	gmem_make_private(g, 0, GMEM_CHUNK_PAGES);
+	inject("fail_make_private", 100);
+	ASSERT_EQ(-1, gmem_start_read(g, 300));
+	ASSERT_EQ(EIO, errno);
+	EXPECT_CHUNKS(100, 0, 1, 0);
+	expect_dead(_metadata);
+}
+
+TEST_F_TIMEOUT(chunk, release_fails, CHUNK_TIMEOUT)
+{
+	gmem_make_private(g, 0, GMEM_CHUNK_PAGES);
+	gmem_read(g, 0);
+	EXPECT_CHUNKS(GMEM_CHUNK_PAGES, 0, 1, 0);
+
+	inject("fail_release", 100);
+	ASSERT_EQ(EIO, gmem_convert(g, 0, 2 * GMEM_CHUNK_PAGES, SHARED));
+	ASSERT_EQ(-1, g->error_page);
+	EXPECT_CHUNKS(-100, 100, 0, 1);
+
+	/* Those that have been released are still private, too. */
+	EXPECT_TRUE(gmem_host_can_access_all_but(g, 0, GMEM_CHUNK_PAGES));
+	expect_dead(_metadata);
+}
+
+TEST_F_TIMEOUT(chunk, poisoned, CHUNK_TIMEOUT)
+{
+	const char *reason = hwpoison_unsupported();
+	u64 pfn;
+
+	if (reason)
+		SKIP(return, "%s", reason);
+
+	/* It strikes all of a chunk that is private. */
+	pfn = gmem_host_pfn(g, 100);
+	gmem_make_private(g, 0, GMEM_CHUNK_PAGES);
+	gmem_read(g, 0);
+	EXPECT_CHUNKS(GMEM_CHUNK_PAGES, 0, 1, 0);
+	ASSERT_EQ(0, hwpoison_inject(pfn));
+	gmem_read(g, 99);
+	ASSERT_TRUE(gmem_refuses(g, 100, true));
+	gmem_make_shared(g, 0, GMEM_CHUNK_PAGES);
+	EXPECT_CHUNKS(-GMEM_CHUNK_PAGES, GMEM_CHUNK_PAGES, 0, 0);
+
+	/* And one of which the guest has not touched anything yet. */
+	pfn = gmem_host_pfn(g, GMEM_CHUNK_PAGES + 100);
+	gmem_make_private(g, GMEM_CHUNK_PAGES, GMEM_CHUNK_PAGES);
+	ASSERT_EQ(0, hwpoison_inject(pfn));
+	gmem_read(g, GMEM_CHUNK_PAGES + 101);
+	ASSERT_TRUE(gmem_refuses(g, GMEM_CHUNK_PAGES + 100, true));
+	EXPECT_CHUNKS(1, 0, 0, 0);
+
+	gmem_punch_hole(g, 0, 2 * GMEM_CHUNK_PAGES);
+	EXPECT_CHUNKS(-1, 1, 0, 0);
+	EXPECT_EQ(0, hwpoison_unpoison_all());
+}
+
+/* Wait for a vCPU to get a whole chunk, which may take long on a busy machine. */
+static void wait_for_chunk(int nr_before)
+{
+	struct timespec start = time_now();
+
+	while (read_counters().assigned_chunks == nr_before) {
+		TEST_ASSERT(elapsed_ms(start) < 60 * 1000, "No vCPU gets a chunk");
+		usleep(500);
+	}
+}
+
+/* Two vCPUs touch different pages of a chunk at the same time. */
+TEST_F_TIMEOUT(chunk, order_under_load, CHUNK_TIMEOUT)
+{
+	struct gmem_hammer hammers[2];
+	int round, nr_before;
+
+	gmem_hammer_start(g, hammers, 2, HAMMER_LOSSLESS);
+	for (round = 0; round < 20; round++) {
+		nr_before = read_counters().assigned_chunks;
+		gmem_make_private(g, 0, GMEM_CHUNK_PAGES);
+		wait_for_chunk(nr_before);
+		gmem_make_shared(g, round % 16, 1);
+		(*gmem_hva(g, round % 16))++;
+		gmem_make_private(g, round % 16, 1);
+		gmem_make_shared(g, 0, GMEM_CHUNK_PAGES);
+	}
+	gmem_hammer_stop(g, hammers, 2);
+	seen = read_counters();
+	EXPECT_LT(seen_first.released_chunks, seen.released_chunks);
 }
 
 static const char *unsupported(void)

@@ -220,4 +220,55 @@ TEST_F(mode, userspace_addr_of_neighbours)
 	}
 }
 
+#define HOLE_PAGES	16384
+
+static bool punched;
+
+static void *punch_all_but_first(void *arg)
+{
+	gmem_punch_hole(arg, 1, HOLE_PAGES);
+	WRITE_ONCE(punched, true);
+	return NULL;
+}
+
+/* Without in-place conversion, a fault doesn't wait for a hole elsewhere. */
+TEST_F_TIMEOUT(mode, fault_beside_hole, 300)
+{
+	const u64 size = (HOLE_PAGES + 1) * PAGE_SIZE;
+	struct timespec start, fault;
+	struct gmem_vm file;
+	u64 percent[5], worst;
+	pthread_t thread;
+	struct kvm_vm *vm;
+	int i;
+
+	if (self->in_place)
+		SKIP(return, "faults wait with in-place conversion");
+
+	vm = create_vm(false);
+	file.fd = vm_create_guest_memfd(vm, size, GUEST_MEMFD_FLAG_MMAP |
+					GUEST_MEMFD_FLAG_INIT_SHARED);
+	file.mem = kvm_mmap(PAGE_SIZE, PROT_READ | PROT_WRITE, MAP_SHARED, file.fd);
+	for (i = 0; i < ARRAY_SIZE(percent); i++) {
+		gmem_allocate(&file, 0, HOLE_PAGES + 1);
+		WRITE_ONCE(punched, false);
+		worst = 0;
+		start = time_now();
+		kvm_pthread_create(&thread, NULL, punch_all_but_first, &file);
+		while (!READ_ONCE(punched)) {
+			kvm_madvise(file.mem, PAGE_SIZE, MADV_DONTNEED);
+			fault = time_now();
+			WRITE_ONCE(*gmem_hva(&file, 0), i);
+			worst = max_t(u64, worst, elapsed_us(fault));
+		}
+		percent[i] = 100 * worst / elapsed_us(start);
+		kvm_pthread_join(thread, NULL);
+		TH_LOG("a fault took %lu us, %lu%% of the time", worst, percent[i]);
+	}
+	ASSERT_GT(50, median(percent, ARRAY_SIZE(percent)));
+	kvm_munmap(file.mem, PAGE_SIZE);
+	kvm_close(file.fd);
+	kvm_vm_free(vm);
+}
+
 TEST_HARNESS_MAIN

@@ -193,6 +193,8 @@ enum waiting_for {
 	VCPU_FAULT,
 	HOST_FAULT,
 	CONVERSION,
+	ALLOCATION,
+	HOLE,
 	VMM,		/* anything, until it is killed */
 };
 
@@ -218,25 +220,12 @@ FIXTURE_VARIANT(waiter) {
 	int sig;
 };
 
-FIXTURE_VARIANT_ADD(waiter, vcpu_kick) {
-	.what = VCPU_FAULT,
-	.sig = SIGUSR1,
-};
-
-FIXTURE_VARIANT_ADD(waiter, vcpu_kill) {
-	.what = VCPU_FAULT,
-	.sig = SIGKILL,
-};
-
-FIXTURE_VARIANT_ADD(waiter, host_fault_kill) {
-	.what = HOST_FAULT,
-	.sig = SIGKILL,
-};
-
-FIXTURE_VARIANT_ADD(waiter, conversion_kill) {
-	.what = CONVERSION,
-	.sig = SIGKILL,
-};
+FIXTURE_VARIANT_ADD(waiter, vcpu_kick) { .what = VCPU_FAULT, .sig = SIGUSR1 };
+FIXTURE_VARIANT_ADD(waiter, vcpu_kill) { .what = VCPU_FAULT, .sig = SIGKILL };
+FIXTURE_VARIANT_ADD(waiter, host_fault_kill) { .what = HOST_FAULT, .sig = SIGKILL };
+FIXTURE_VARIANT_ADD(waiter, conversion_kill) { .what = CONVERSION, .sig = SIGKILL };
+FIXTURE_VARIANT_ADD(waiter, allocation_kill) { .what = ALLOCATION, .sig = SIGKILL };
+FIXTURE_VARIANT_ADD(waiter, hole_kill) { .what = HOLE, .sig = SIGKILL };
 
 FIXTURE_SETUP(waiter)
 {
@@ -280,8 +269,12 @@ static void run_waiter(enum waiting_for what)
 			w->err = __vcpu_run(g->vcpu) ? errno : 0;
 		else if (what == HOST_FAULT)
 			WRITE_ONCE(*hva, 1);
-		else
+		else if (what == CONVERSION)
 			gmem_convert(g, BIG_PAGES, 1, PRIVATE);
+		else if (what == ALLOCATION)
+			gmem_allocate(g, BIG_PAGES, 1);
+		else
+			gmem_punch_hole(g, BIG_PAGES, 1);
 		WRITE_ONCE(w->returned, true);
 	}
 }

@@ -13,7 +13,6 @@
 #include <sched.h>
 #include <sys/prctl.h>
 #include <sys/syscall.h>
-#include <sys/uio.h>
 
 #include <linux/userfaultfd.h>
 
@@ -58,15 +57,10 @@ static bool host_read_remotely(u64 n)
 	return pread(fd, buf, sizeof(buf), (u64)gmem_hva(g, n % NR_PAGES)) > 0;
 }
 
-static u64 *host_pin_hva(u64 n)
-{
-	return gmem_hva(g, n % (NR_PAGES - nr_pin + 1));
-}
-
 static bool host_pin_fast(u64 n)
 {
 	struct gup_test gup = {
-		.addr = (u64)host_pin_hva(n),
+		.addr = (u64)gmem_hva(g, n % (NR_PAGES - nr_pin + 1)),
 		.size = nr_pin * PAGE_SIZE,
 		.nr_pages_per_call = nr_pin,
 	};
@@ -90,29 +84,7 @@ static bool host_lock(u64 n)
 /* Direct I/O to a very fast disk: the pages are pinned for one short copy. */
 static bool host_splice(u64 n)
 {
-	struct iovec iov = {
-		.iov_base = host_pin_hva(n),
-		.iov_len = nr_pin * PAGE_SIZE,
-	};
-	static __thread char buf[DATA_SIZE];
-	static __thread int fds[2];
-	ssize_t len, r;
-
-	if (!fds[1])
-		TEST_ASSERT(!pipe(fds), __KVM_SYSCALL_ERROR("pipe()", -1));
-
-	len = vmsplice(fds[1], &iov, 1, SPLICE_F_NONBLOCK);
-	if (len <= 0)
-		return false;
-
-	if (hold_us)
-		usleep(hold_us);
-
-	for (; len > 0; len -= r) {
-		r = read(fds[0], buf, len);
-		TEST_ASSERT(r > 0, __KVM_SYSCALL_ERROR("read()", (int)r));
-	}
-	return true;
+	return gmem_splice(g, n % (NR_PAGES - nr_pin + 1), nr_pin, hold_us);
 }
 
 /* Look pages up by their frame number, as LRU walkers do. */
@@ -358,45 +330,17 @@ FIXTURE_VARIANT_ADD(transient, overlapping) {
 	.hold_us = 8000,
 };
 
-FIXTURE_VARIANT_ADD(transient, pageout) {
-	.users = { { "pageout", pageout } },
-};
-
-FIXTURE_VARIANT_ADD(transient, cold) {
-	.users = { { "cold", cold } },
-};
-
-FIXTURE_VARIANT_ADD(transient, collapse) {
-	.users = { { "collapse", collapse } },
-};
-
-FIXTURE_VARIANT_ADD(transient, compaction) {
-	.users = { { "compaction", compact } },
-};
-
-FIXTURE_VARIANT_ADD(transient, mremap) {
-	.users = { { "mremap", remap } },
-};
-
-FIXTURE_VARIANT_ADD(transient, fork) {
-	.users = { { "fork", fork_child } },
-};
-
-FIXTURE_VARIANT_ADD(transient, move_pages) {
-	.users = { { "move_pages", migrate } },
-};
-
-FIXTURE_VARIANT_ADD(transient, mprotect) {
-	.users = { { "mprotect", protect } },
-};
-
-FIXTURE_VARIANT_ADD(transient, uffd_wp_async) {
-	.users = { { "uffd_wp_async", uffd_wp_async } },
-};
-
-FIXTURE_VARIANT_ADD(transient, offline) {
-	.users = { { "offline", offline } },
-};
+/* One kind of user alone. */
+FIXTURE_VARIANT_ADD(transient, pageout) { .users = { { "pageout", pageout } } };
+FIXTURE_VARIANT_ADD(transient, cold) { .users = { { "cold", cold } } };
+FIXTURE_VARIANT_ADD(transient, collapse) { .users = { { "collapse", collapse } } };
+FIXTURE_VARIANT_ADD(transient, compaction) { .users = { { "compaction", compact } } };
+FIXTURE_VARIANT_ADD(transient, mremap) { .users = { { "mremap", remap } } };
+FIXTURE_VARIANT_ADD(transient, fork) { .users = { { "fork", fork_child } } };
+FIXTURE_VARIANT_ADD(transient, move_pages) { .users = { { "move_pages", migrate } } };
+FIXTURE_VARIANT_ADD(transient, mprotect) { .users = { { "mprotect", protect } } };
+FIXTURE_VARIANT_ADD(transient, uffd_wp_async) { .users = { { "uffd_wp_async", uffd_wp_async } } };
+FIXTURE_VARIANT_ADD(transient, offline) { .users = { { "offline", offline } } };
 
 FIXTURE_VARIANT_ADD(transient, everything) {
 	.users = {
@@ -488,6 +432,48 @@ TEST_F_TIMEOUT(transient, conversions, 7200)
 		EXPECT_NE(0, users[i].nr_done + users[i].nr_failed);
 	if (users[0].work == host_touch)
 		ASSERT_NE(0, users[0].nr_done);
+}
+
+GMEM_FIXTURE(fault, 1)
+
+static u64 nr_asked;
+
+static bool touch_when_asked(u64 n)
+{
+	while (READ_ONCE(nr_asked) <= n)
+		sched_yield();
+
+	return try_write(gmem_hva(g, 0), n);
+}
+
+/*
+ * A fault that has dropped the invalidate lock, but has yet to map the page: the
+ * conversion preempts it there.  Nobody else wants the lock, so what the fault
+ * maps a moment later would not be unmapped by another attempt.
+ */
+TEST_F_TIMEOUT(fault, in_flight, 300)
+{
+	struct kvm_random_state rng = new_kvm_random_state(kvm_random_seed);
+	struct worker faulter = { "fault", touch_when_asked };
+	u64 round;
+
+	catch_sigbus();
+	pin_self_to_cpu(nth_cpu(0));
+	workers_start(&faulter, 1);
+	convert_first();
+
+	for (round = 1; round <= 1000; round++) {
+		WRITE_ONCE(nr_asked, round);
+		usleep(kvm_random_u32(&rng) % 200);
+		ASSERT_CONVERTED(0, 1, PRIVATE);
+
+		while (READ_ONCE(faulter.nr_done) + READ_ONCE(faulter.nr_failed) < round)
+			usleep(100);
+		gmem_make_shared(g, 0, 1);
+	}
+	WRITE_ONCE(nr_asked, -1ull);
+	workers_stop(&faulter, 1);
+	ASSERT_LT(0, faulter.nr_done);
 }
 
 int main(int argc, char **argv)

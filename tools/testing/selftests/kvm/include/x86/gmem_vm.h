@@ -96,6 +96,9 @@ static inline u64 gmem_pattern(int page)
 void gmem_fill(struct gmem_vm *g, int page, int nr);
 void gmem_check(struct gmem_vm *g, int page, int nr);
 
+/* Have the guest read pages.  Return how many faults that takes. */
+u64 gmem_count_faults(struct gmem_vm *g, int page, int nr);
+
 /* The first 8 bytes of a page, for the host. */
 static inline u64 *gmem_hva(struct gmem_vm *g, int page)
 {
@@ -134,6 +137,9 @@ u64 gmem_host_pfn(struct gmem_vm *g, int page);
 int __gmem_pin(struct gmem_vm *g, int page, int nr);
 int gmem_pin(struct gmem_vm *g, int page, int nr);
 bool gmem_can_pin(void);
+
+/* Pin pages for @us, as direct I/O does, and read them.  Return true if that worked. */
+bool gmem_splice(struct gmem_vm *g, int page, int nr, int us);
 
 /*
  * Have an uncorrectable error strike a shared page as the host accesses it.

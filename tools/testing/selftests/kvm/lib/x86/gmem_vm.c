@@ -7,6 +7,7 @@
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
+#include <sys/uio.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -247,6 +248,16 @@ void gmem_check(struct gmem_vm *g, int page, int nr)
 		TEST_ASSERT_EQ(gmem_read(g, i), gmem_pattern(i));
 }
 
+u64 gmem_count_faults(struct gmem_vm *g, int page, int nr)
+{
+	u64 before = vcpu_get_stat(g->vcpu, pf_taken);
+	int i;
+
+	for (i = page; i < page + nr; i++)
+		gmem_read(g, i);
+	return vcpu_get_stat(g->vcpu, pf_taken) - before;
+}
+
 int gmem_convert(struct gmem_vm *g, int page, int nr, u64 attributes)
 {
 	const u64 garbage = 0x5a5a5a5a5a5a5a5aull;
@@ -357,6 +368,33 @@ int gmem_pin(struct gmem_vm *g, int page, int nr)
 
 	TEST_ASSERT(fd >= 0, "Cannot pin %d pages from %d on, error: %d", nr, page, fd);
 	return fd;
+}
+
+bool gmem_splice(struct gmem_vm *g, int page, int nr, int us)
+{
+	struct iovec iov = {
+		.iov_base = gmem_hva(g, page),
+		.iov_len = nr * PAGE_SIZE,
+	};
+	static __thread char buf[PAGE_SIZE];
+	static __thread int fds[2];
+	ssize_t len, r;
+
+	if (!fds[1])
+		TEST_ASSERT(!pipe(fds), __KVM_SYSCALL_ERROR("pipe()", -1));
+
+	len = vmsplice(fds[1], &iov, 1, SPLICE_F_NONBLOCK);
+	if (len <= 0)
+		return false;
+
+	if (us)
+		usleep(us);
+
+	for (; len > 0; len -= r) {
+		r = read(fds[0], buf, sizeof(buf));
+		TEST_ASSERT(r > 0, __KVM_SYSCALL_ERROR("read()", (int)r));
+	}
+	return true;
 }
 
 int gmem_poison(struct gmem_vm *g, int page)

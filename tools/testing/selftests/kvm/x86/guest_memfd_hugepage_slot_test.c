@@ -1,0 +1,411 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * Test huge pages of guest_memfd memory under running vCPUs: while memslots are
+ * made again or the file is closed, a vCPU sees what is there, or exits because
+ * there is nothing.  And nested guests see what their host does.
+ */
+#include "gmem_huge.h"
+#include "svm_util.h"
+
+#define NR_VCPUS	2
+#define PASS_SECONDS	120
+/* What an MMIO exit has the guest read. */
+#define NOTHING		~0ull
+
+/* Written by the host. */
+static u64 slot_seq;
+static u64 generation;
+static u64 stop;
+
+/* Written by the guest: how often each vCPU has been to all pages. */
+static u64 nr_passes[NR_VCPUS];
+
+/* Where in the file the slot is; half of them can't have huge pages. */
+static const int slot_pages[] = { 0, 512, 256, 1536, 768, 1024, 1280 };
+
+static int slot_page(u64 seq)
+{
+	return slot_pages[seq / 2 % ARRAY_SIZE(slot_pages)];
+}
+
+/* Return true if a slot at one of these places has  in its page . */
+static bool can_be_at(u64 i, u64 value)
+{
+	u64 page = value - gmem_pattern(i);
+
+	return page < NR_PAGES && page % 256 == 0;
+}
+
+/*
+ * Read all pages of the slot.  @slot_seq is odd while the slot is made again, and
+ * a read during which it doesn't change has to find the right page of the file.
+ */
+static void guest_follow(u64 id)
+{
+	u64 i, seq, value, *p;
+
+	while (!READ_ONCE(stop)) {
+		for (i = 0; i < GMEM_CHUNK_PAGES; i++) {
+			p = (u64 *)(GMEM_GPA + i * PAGE_SIZE);
+			seq = READ_ONCE(slot_seq);
+			value = READ_ONCE(*p);
+
+			if (seq % 2 == 0 && seq == READ_ONCE(slot_seq))
+				GUEST_ASSERT_EQ(value, gmem_pattern(slot_page(seq) + i));
+			else if (value != NOTHING)
+				GUEST_ASSERT(can_be_at(i, value));
+
+			/* The same in all places that the slot can be in. */
+			WRITE_ONCE(p[1 + id], 1 + i % 256);
+		}
+		nr_passes[id]++;
+	}
+	GUEST_DONE();
+}
+
+/* Read all pages, of one file after the other. */
+static void guest_read_all(u64 id)
+{
+	u64 i, value;
+
+	while (!READ_ONCE(stop)) {
+		for (i = 0; i < NR_PAGES; i++) {
+			value = READ_ONCE(*(u64 *)(GMEM_GPA + i * PAGE_SIZE));
+			GUEST_ASSERT_EQ(value, gmem_pattern(i) + READ_ONCE(generation));
+		}
+		nr_passes[id]++;
+	}
+	GUEST_DONE();
+}
+
+/* Until the guest is done, or KVM_RUN fails: return the errno. */
+static void *run_vcpu(void *arg)
+{
+	struct kvm_vcpu *vcpu = arg;
+	struct kvm_run *run = vcpu->run;
+	struct ucall uc;
+
+	for (;;) {
+		if (_vcpu_run(vcpu))
+			return (void *)(long)errno;
+
+		if (run->exit_reason == KVM_EXIT_MMIO) {
+			TEST_ASSERT(run->mmio.phys_addr >= GMEM_GPA &&
+				    run->mmio.phys_addr < GMEM_GPA + NR_PAGES * PAGE_SIZE,
+				    "MMIO at 0x%llx", run->mmio.phys_addr);
+			if (!run->mmio.is_write)
+				memset(run->mmio.data, 0xff, run->mmio.len);
+			continue;
+		}
+
+		switch (get_ucall(vcpu, &uc)) {
+		case UCALL_DONE:
+			return NULL;
+		case UCALL_ABORT:
+			REPORT_GUEST_ASSERT(uc);
+		default:
+			TEST_FAIL("Unexpected exit, reason: %u (%s)", run->exit_reason,
+				  exit_reason_str(run->exit_reason));
+		}
+	}
+}
+
+/* Wait for the end of a pass that has begun after this. */
+static void wait_for_passes(struct kvm_vm *vm, int nr_vcpus)
+{
+	struct timespec start = time_now();
+	u64 before[NR_VCPUS];
+	int i;
+
+	sync_global_from_guest(vm, nr_passes);
+	memcpy(before, nr_passes, sizeof(before));
+
+	for (i = 0; i < nr_vcpus; i++) {
+		while (nr_passes[i] < before[i] + 2) {
+			TEST_ASSERT(elapsed_ms(start) < PASS_SECONDS * 1000,
+				    "vCPU %d gets no further", i);
+			usleep(1000);
+			sync_global_from_guest(vm, nr_passes);
+		}
+	}
+}
+
+static void set_slot_seq(struct kvm_vm *vm, u64 seq)
+{
+	slot_seq = seq;
+	sync_global_to_guest(vm, slot_seq);
+}
+
+static int join(pthread_t thread)
+{
+	struct timespec deadline;
+	void *err;
+
+	clock_gettime(CLOCK_REALTIME, &deadline);
+	deadline.tv_sec += PASS_SECONDS;
+	TEST_ASSERT(!pthread_timedjoin_np(thread, &err, &deadline),
+		    "The vCPU still runs");
+	return (long)err;
+}
+
+static void start_vcpus(struct kvm_vm *vm, void *code, struct kvm_vcpu **vcpus,
+			pthread_t *threads)
+{
+	int i;
+
+	for (i = 0; i < NR_VCPUS; i++) {
+		vcpus[i] = vm_vcpu_add(vm, 1 + i, code);
+		vcpu_args_set(vcpus[i], 1, (u64)i);
+		kvm_pthread_create(&threads[i], NULL, run_vcpu, vcpus[i]);
+	}
+}
+
+/* Return the errno of a vCPU that has failed. */
+static int stop_vcpus(struct kvm_vm *vm, pthread_t *threads)
+{
+	int i, err = 0;
+
+	stop = 1;
+	sync_global_to_guest(vm, stop);
+	for (i = 0; i < NR_VCPUS; i++)
+		err = join(threads[i]) ?: err;
+	return err;
+}
+
+/* Without a memslot there is no memory, which is MMIO. */
+TEST_F_TIMEOUT(huge, slot_under_vcpus, 600)
+{
+	const int nr_rounds = 8 * ARRAY_SIZE(slot_pages);
+	struct kvm_vcpu *vcpus[NR_VCPUS];
+	pthread_t threads[NR_VCPUS];
+	struct gmem_vm *g = &self->g;
+	bool whole;
+	int i, j;
+
+	for (i = 0; i < NR_PAGES; i++)
+		*gmem_hva(g, i) = gmem_pattern(i);
+	convert(g, GMEM_CHUNK_PAGES, GMEM_CHUNK_PAGES, PRIVATE);
+	gmem_set_slot(g, GMEM_SLOT, 0, 0, 0);
+	gmem_set_slot(g, GMEM_SLOT, 0, GMEM_CHUNK_PAGES, slot_page(0));
+
+	start_vcpus(g->vm, guest_follow, vcpus, threads);
+
+	for (i = 1; i <= nr_rounds; i++) {
+		set_slot_seq(g->vm, 2 * i - 1);
+		gmem_set_slot(g, GMEM_SLOT, 0, 0, 0);
+		/* A page may change while it is in no slot. */
+		convert(g, PAGE, 1, i % 2 ? 0 : PRIVATE);
+		gmem_set_slot(g, GMEM_SLOT, 0, GMEM_CHUNK_PAGES, slot_page(2 * i));
+		set_slot_seq(g->vm, 2 * i);
+
+		wait_for_passes(g->vm, NR_VCPUS);
+		whole = slot_page(2 * i) % GMEM_CHUNK_PAGES == 0 &&
+			(slot_page(2 * i) != GMEM_CHUNK_PAGES || i % 2 == 0);
+		ASSERT_EQ(whole, nr_huge(self)) {
+			TH_LOG("round %d, from page %d on", i, slot_page(2 * i));
+		}
+	}
+
+	ASSERT_EQ(0, stop_vcpus(g->vm, threads));
+
+	convert(g, 0, NR_PAGES, 0);
+	for (i = 0; i < NR_PAGES; i++) {
+		ASSERT_EQ(gmem_pattern(i), *gmem_hva(g, i));
+		for (j = 1; j <= NR_VCPUS; j++)
+			ASSERT_EQ(1 + i % 256, gmem_hva(g, i)[j]);
+	}
+}
+
+/* With a memslot but without its file there is no memory, either. */
+TEST_F_TIMEOUT(huge, file_closed_under_vcpu, 600)
+{
+	const u64 size = (u64)NR_PAGES * PAGE_SIZE;
+	struct gmem_vm *g = &self->g;
+	bool on = gmem_hugepages();
+	struct kvm_vcpu *vcpu;
+	struct kvm_run *run;
+	pthread_t thread;
+	u64 round;
+	int i;
+
+	vcpu = vm_vcpu_add(g->vm, 1, guest_read_all);
+	vcpu_args_set(vcpu, 1, 0ul);
+	run = vcpu->run;
+
+	for (round = 1; round <= 10; round++) {
+		for (i = 0; i < NR_PAGES; i++)
+			*gmem_hva(g, i) = gmem_pattern(i) + (round << 48);
+		convert(g, GMEM_CHUNK_PAGES, 2 * GMEM_CHUNK_PAGES, PRIVATE);
+		generation = round << 48;
+		sync_global_to_guest(g->vm, generation);
+
+		/* The access that has failed is the first one to be repeated. */
+		kvm_pthread_create(&thread, NULL, run_vcpu, vcpu);
+		wait_for_passes(g->vm, 1);
+		ASSERT_EQ(NR_CHUNKS, nr_huge(self));
+
+		/* The mapping has a reference to the file as well. */
+		kvm_munmap(g->mem, size);
+		kvm_close(g->fd);
+		ASSERT_EQ(EFAULT, join(thread));
+		ASSERT_EQ(KVM_EXIT_MEMORY_FAULT, run->exit_reason);
+		ASSERT_EQ(0, run->memory_fault.flags);
+		ASSERT_LE(GMEM_GPA, run->memory_fault.gpa);
+		ASSERT_GT(GMEM_GPA + size, run->memory_fault.gpa);
+		ASSERT_EQ(0, nr_huge(self));
+
+		gmem_set_hugepages(true);
+		g->fd = gmem_create_shared(g, size);
+		gmem_set_hugepages(on);
+		g->mem = kvm_mmap(size, PROT_READ | PROT_WRITE, MAP_SHARED, g->fd);
+		gmem_set_slot(g, GMEM_SLOT, 0, 0, 0);
+		gmem_set_slot(g, GMEM_SLOT, 0, NR_PAGES, 0);
+	}
+}
+
+struct flips {
+	struct gmem_vm *g;
+	bool stop;
+	u64 nr;
+};
+
+static void *flip(void *arg)
+{
+	struct flips *flips = arg;
+
+	for (; !READ_ONCE(flips->stop); flips->nr++)
+		convert(flips->g, PAGE, 1, flips->nr % 2 ? 0 : PRIVATE);
+	return NULL;
+}
+
+/*
+ * While one page changes all the time, faults on any page of its chunk retry, but
+ * not forever.
+ */
+TEST_F_TIMEOUT(huge, one_page_flipping, 600)
+{
+	struct kvm_vcpu *vcpus[NR_VCPUS];
+	pthread_t threads[NR_VCPUS], thread;
+	struct gmem_vm *g = &self->g;
+	struct flips flips = { .g = g };
+	u64 taken = 0, fixed = 0, longest = 0;
+	int i;
+
+	for (i = 0; i < NR_PAGES; i++)
+		*gmem_hva(g, i) = gmem_pattern(i);
+	kvm_pthread_create(&thread, NULL, flip, &flips);
+	start_vcpus(g->vm, guest_read_all, vcpus, threads);
+
+	for (i = 0; i < 20; i++) {
+		struct timespec start = time_now();
+
+		wait_for_passes(g->vm, NR_VCPUS);
+		longest = max(longest, elapsed_ms(start));
+
+		/* Have neighbours fault again. */
+		convert(g, PAGE + 1, 200, i % 2 ? 0 : PRIVATE);
+	}
+
+	ASSERT_EQ(0, stop_vcpus(g->vm, threads));
+	flips.stop = true;
+	kvm_pthread_join(thread, NULL);
+	for (i = 0; i < NR_VCPUS; i++) {
+		taken += vcpu_get_stat(vcpus[i], pf_taken);
+		fixed += vcpu_get_stat(vcpus[i], pf_fixed);
+	}
+	TH_LOG("%lu conversions, %lu faults, %lu mappings, two passes took %lu ms at most",
+	       flips.nr, taken, fixed, longest);
+	ASSERT_LT(0, fixed);
+	ASSERT_LT(1, flips.nr);
+}
+
+/* Written by the host: which page the nested guest is to read. */
+static u64 l2_page;
+
+static void l2_code(void)
+{
+	for (;;)
+		GUEST_SYNC(READ_ONCE(*(u64 *)(GMEM_GPA + READ_ONCE(l2_page) * PAGE_SIZE)));
+}
+
+static void l1_code(struct svm_test_data *svm)
+{
+	generic_svm_setup(svm, l2_code);
+	run_guest(svm->vmcb, svm->vmcb_gpa);
+	GUEST_FAIL("The nested guest has exited, reason: 0x%lx",
+		   svm->vmcb->control.exit_code);
+}
+
+static u64 l2_read(struct gmem_vm *g, struct kvm_vcpu *vcpu, int page)
+{
+	struct ucall uc;
+
+	l2_page = page;
+	sync_global_to_guest(g->vm, l2_page);
+	vcpu_run(vcpu);
+	switch (get_ucall(vcpu, &uc)) {
+	case UCALL_SYNC:
+		return uc.args[1];
+	case UCALL_ABORT:
+		REPORT_GUEST_ASSERT(uc);
+	default:
+		TEST_FAIL("Unexpected exit %u", vcpu->run->exit_reason);
+	}
+	return 0;
+}
+
+/* With nested paging, in tables that KVM makes from those of the guest. */
+TEST_F_TIMEOUT(huge, nested, 600)
+{
+	struct gmem_vm *g = &self->g;
+	struct kvm_vcpu *vcpu;
+	gva_t svm;
+	int i;
+
+	if (!kvm_cpu_has(X86_FEATURE_SVM) || !kvm_cpu_has_tdp())
+		SKIP(return, "no nested SVM with nested paging");
+
+	vcpu = vm_vcpu_add(g->vm, 1, l1_code);
+	vm_enable_tdp(g->vm);
+	vcpu_alloc_svm(g->vm, &svm);
+	vcpu_args_set(vcpu, 1, svm);
+	for (i = 0; i < NR_CHUNKS; i++)
+		__virt_pg_map(g->vm, &g->vm->stage2_mmu, GMEM_GPA + i * SZ_2M,
+			      GMEM_GPA + i * SZ_2M, PG_LEVEL_2M);
+	tdp_identity_map_default_memslots(g->vm);
+
+	convert(g, 0, NR_PAGES, PRIVATE);
+	gmem_fill(g, 0, NR_PAGES);
+	ASSERT_EQ(NR_CHUNKS, nr_huge(self));
+	ASSERT_EQ(gmem_pattern(PAGE), l2_read(g, vcpu, PAGE));
+	ASSERT_EQ(NR_CHUNKS + 1, nr_huge(self));
+
+	/* Neither the guest nor its guest keeps a huge page. */
+	convert(g, PAGE, 1, 0);
+	ASSERT_EQ(NR_CHUNKS - 1, nr_huge(self));
+	*gmem_hva(g, PAGE) = 0x1111;
+	ASSERT_EQ(0x1111, l2_read(g, vcpu, PAGE));
+	ASSERT_EQ(gmem_pattern(PAGE + 1), l2_read(g, vcpu, PAGE + 1));
+	ASSERT_EQ(NR_CHUNKS - 1, nr_huge(self));
+
+	/* Nothing but the other page. */
+	gmem_punch_hole(g, PAGE, 1);
+	ASSERT_EQ(0, l2_read(g, vcpu, PAGE));
+
+	gmem_punch_hole(g, GMEM_CHUNK_PAGES, GMEM_CHUNK_PAGES);
+	convert(g, PAGE, 1, PRIVATE);
+	gmem_fill(g, GMEM_CHUNK_PAGES, GMEM_CHUNK_PAGES);
+	for (i = GMEM_CHUNK_PAGES; i < 2 * GMEM_CHUNK_PAGES; i++)
+		ASSERT_EQ(gmem_pattern(i), l2_read(g, vcpu, i));
+	ASSERT_EQ(NR_CHUNKS + 1, nr_huge(self));
+}
+
+int main(int argc, char **argv)
+{
+	const char *reason = gmem_vm_unsupported();
+
+	if (reason)
+		ksft_exit_skip("%s\n", reason);
+
+	return test_harness_run(argc, argv);
+}
