@@ -250,7 +250,7 @@ static void populating_row(struct vm *vm, const char *name)
 		vm_prefault_range(vm, offset, CHUNK);
 	stop_flipper(&flipper);
 	row(flipper.longest, "call",
-	    "huge, %s: longest conversion while populating", name);
+	    "huge, %s: longest conversion, populating", name);
 }
 
 /*
@@ -283,7 +283,7 @@ static void neighbours_row(struct vm *vm, const char *name)
 	}
 	stop_flipper(&flipper);
 	row(longest, "fault",
-	    "huge, %s: longest fault beside a page that is converted", name);
+	    "huge, %s: longest fault beside a conversion", name);
 }
 
 static void bench_flips(const char *parameter, const char *name)

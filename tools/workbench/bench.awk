@@ -46,10 +46,11 @@ function against(way, what,	mine, other)
 }
 
 # What a row is recorded as a ratio to; 1 for what no compiler changes, 0 for what is not recorded: references, quotients of
-# other rows, and what is no matter of conversions.
+# other rows, what is no matter of conversions, and what is that long by chance.
 function reference(name)
 {
-	if (name ~ /^reference|^reading the clock|^a system call|no conversions$/ || unit[name] == "x")
+	if (name ~ /^reference|^reading the clock|^a system call|no conversions$/ || unit[name] == "x" ||
+	    name ~ /off: longest|longest fault beside/)
 		return 0
 	if (unit[name] == "ms" || unit[name] == "KiB" || unit[name] == "count")
 		return 1
