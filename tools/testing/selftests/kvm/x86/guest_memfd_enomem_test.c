@@ -151,6 +151,7 @@ TEST_F(alloc, creation)
 /* The charge of each CPU is ahead by some pages, and slabs hold more objects. */
 #define SLACK		((long)SZ_1M)
 #define GONE_MS		10000
+#define LIMIT		(8 * SLACK)
 
 FIXTURE(memcg) {
 	int fd;
@@ -209,6 +210,8 @@ static struct result convert_in_cgroup(const char *cgroup, int fd, int nr)
 	if (!pid) {
 		prctl(PR_SET_PDEATHSIG, SIGKILL);
 		TEST_ASSERT(!cg_enter_current(cgroup), "Cannot enter %s", cgroup);
+		/* Faults at the limit would have the task killed. */
+		TEST_ASSERT(!mlockall(MCL_CURRENT | MCL_FUTURE), "mlockall() failed");
 		for (i = 1; i <= nr; i++) {
 			shared->offset = i * GMEM_FRAGMENT_SIZE;
 			if (__gmem_set_attributes(fd, shared->offset, PAGE_SIZE,
@@ -220,7 +223,8 @@ static struct result convert_in_cgroup(const char *cgroup, int fd, int nr)
 		}
 		_exit(0);
 	}
-	TEST_ASSERT(waitpid(pid, &status, 0) == pid && WIFEXITED(status),
+	TEST_ASSERT_EQ(waitpid(pid, &status, 0), pid);
+	TEST_ASSERT(WIFEXITED(status),
 		    "The task was killed after %d conversions, status 0x%x",
 		    shared->nr_converted, status);
 	result = *shared;
@@ -277,10 +281,11 @@ TEST_F_TIMEOUT(memcg, limit, 300)
 	struct gmem_fdinfo info;
 	struct result result;
 
-	ASSERT_EQ(0, cg_write_numeric(self->cgroup, "memory.max", 2 * SLACK));
+	/* Enough for the task itself, not for all conversions. */
+	ASSERT_EQ(0, cg_write_numeric(self->cgroup, "memory.max", LIMIT));
 	result = convert_in_cgroup(self->cgroup, self->fd, NR_FRAGMENTS);
 	TH_LOG("%d pages converted below a limit of %ld KiB, then errno %d",
-	       result.nr_converted, 2 * SLACK / 1024, result.err);
+	       result.nr_converted, LIMIT / 1024, result.err);
 	ASSERT_EQ(ENOMEM, result.err);
 	ASSERT_EQ(result.offset, result.error_offset);
 	ASSERT_EQ(0, cg_read_key_long(self->cgroup, "memory.events", "oom_kill "));
