@@ -555,7 +555,7 @@ TEST_F_TIMEOUT(observe, map_in_pieces, 120)
 	const int nr = 2048, size = nr * PAGE_SIZE;
 	static struct map_line rest[MAX_LINES];
 	int first, second, third, fd, nr_lines, i;
-	char piece[8];
+	char piece[8], text[1024];
 
 	if (map_unsupported())
 		SKIP(return, "%s", map_unsupported());
@@ -582,9 +582,9 @@ TEST_F_TIMEOUT(observe, map_in_pieces, 120)
 	ASSERT_EQ(2, pread(fd, piece, 2, 1));
 	EXPECT_EQ(0, memcmp(piece, "no", 2));
 
-	/* Close the file that is being read, and create another. */
+	/* Close the file in the middle of which the map is, and create another. */
 	ASSERT_EQ(0, lseek(fd, 0, SEEK_SET));
-	ASSERT_EQ(4, read(fd, piece, 4));
+	ASSERT_EQ(sizeof(text), read(fd, text, sizeof(text)));
 	kvm_close(first);
 	third = vm_create_guest_memfd(g->vm, size, 0);
 	gmem_set_shared(third, 0, PAGE_SIZE);
@@ -593,7 +593,7 @@ TEST_F_TIMEOUT(observe, map_in_pieces, 120)
 	nr_lines = map_read(fd, 100, map, MAX_LINES);
 	/* What is already in the buffer is still to come. */
 	for (i = 0; i < nr_lines && map[i].ino != ino_of(second); i++)
-		EXPECT_EQ(i, map[i].start);
+		EXPECT_LT(1, map[i].start);
 	EXPECT_GT(200, i);
 	ASSERT_EQ(i + nr + 2, nr_lines);
 	EXPECT_LINE(i, second, 0, 1, false, 0);
