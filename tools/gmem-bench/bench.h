@@ -2,6 +2,7 @@
 #ifndef GMEM_BENCH_H
 #define GMEM_BENCH_H
 
+#include <pthread.h>
 #include <stdbool.h>
 #include <stdnoreturn.h>
 
@@ -34,6 +35,9 @@ struct vm {
 /* main.c: the clock and the rows of the table */
 noreturn void die(const char *fmt, ...) __attribute__((format(gnu_printf, 1, 2)));
 __u64 now(void);
+void pause_ns(long ns);
+/* Of higher priority than the rest of the benchmark. */
+void start_fifo_thread(pthread_t *thread, void *(*run)(void *), void *arg);
 __u64 median(__u64 *sample, unsigned int nr);
 const char *size_name(__u64 size);
 void row(double value, const char *unit, const char *fmt, ...)

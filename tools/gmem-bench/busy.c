@@ -3,7 +3,6 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
-#include <sched.h>
 #include <stddef.h>
 #include <stdio.h>
 #include <sys/ioctl.h>
@@ -90,13 +89,6 @@ struct faulter {
 	volatile bool stop;
 };
 
-static void pause_ns(long ns)
-{
-	struct timespec pause = { .tv_nsec = ns };
-
-	clock_nanosleep(CLOCK_MONOTONIC, 0, &pause, NULL);
-}
-
 static void *fault_now_and_then(void *arg)
 {
 	struct faulter *faulter = arg;
@@ -116,22 +108,6 @@ static void *fault_now_and_then(void *arg)
 	return NULL;
 }
 
-static void start_faulter(struct faulter *faulter)
-{
-	struct sched_param param = { .sched_priority = 1 };
-	pthread_attr_t attr;
-
-	pthread_attr_init(&attr);
-	pthread_attr_setinheritsched(&attr, PTHREAD_EXPLICIT_SCHED);
-	pthread_attr_setschedpolicy(&attr, SCHED_FIFO);
-	pthread_attr_setschedparam(&attr, &param);
-	errno = pthread_create(&faulter->thread, &attr, fault_now_and_then,
-			       faulter);
-	if (errno)
-		die("pthread_create");
-	pthread_attr_destroy(&attr);
-}
-
 static __u64 longest_fault(bool conversions)
 {
 	struct faulter faulter = { .measure = false };
@@ -140,7 +116,7 @@ static __u64 longest_fault(bool conversions)
 
 	vm_open(&vm, 64 * MIB + NR_FAULTS * PAGE_BYTES);
 	faulter.mem = vm.mem + 64 * MIB;
-	start_faulter(&faulter);
+	start_fifo_thread(&faulter.thread, fault_now_and_then, &faulter);
 	for (i = 0; i < WAIT_ROUNDS; i++) {
 		vm_touch(&vm, 0, 64 * MIB, PAGE_BYTES);
 		faulter.measure = true;

@@ -10,14 +10,12 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
-#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "bench.h"
@@ -202,13 +200,12 @@ struct flipper {
 
 static void *flip_now_and_then(void *arg)
 {
-	struct timespec pause = { .tv_nsec = PAUSE_NS };
 	struct flipper *flipper = arg;
 	bool to_private = false;
 	__u64 t;
 
 	while (!flipper->stop) {
-		clock_nanosleep(CLOCK_MONOTONIC, 0, &pause, NULL);
+		pause_ns(PAUSE_NS);
 		t = vm_convert(flipper->vm, flipper->offset, PAGE_BYTES,
 			       to_private ? PRIVATE : SHARED);
 		if (t > flipper->longest)
@@ -216,21 +213,6 @@ static void *flip_now_and_then(void *arg)
 		to_private = !to_private;
 	}
 	return NULL;
-}
-
-static void start_flipper(struct flipper *flipper)
-{
-	struct sched_param param = { .sched_priority = 1 };
-	pthread_attr_t attr;
-
-	pthread_attr_init(&attr);
-	pthread_attr_setinheritsched(&attr, PTHREAD_EXPLICIT_SCHED);
-	pthread_attr_setschedpolicy(&attr, SCHED_FIFO);
-	pthread_attr_setschedparam(&attr, &param);
-	errno = pthread_create(&flipper->thread, &attr, flip_now_and_then, flipper);
-	if (errno)
-		die("pthread_create");
-	pthread_attr_destroy(&attr);
 }
 
 static void stop_flipper(struct flipper *flipper)
@@ -245,7 +227,7 @@ static void populating_row(struct vm *vm, const char *name)
 	struct flipper flipper = { .vm = vm };
 	__u64 offset;
 
-	start_flipper(&flipper);
+	start_fifo_thread(&flipper.thread, flip_now_and_then, &flipper);
 	for (offset = CHUNK; offset < vm->size; offset += CHUNK)
 		vm_prefault_range(vm, offset, CHUNK);
 	stop_flipper(&flipper);
@@ -266,7 +248,7 @@ static void neighbours_row(struct vm *vm, const char *name)
 	__u64 offset, t, longest = 0;
 	unsigned int i;
 
-	start_flipper(&flipper);
+	start_fifo_thread(&flipper.thread, flip_now_and_then, &flipper);
 	for (i = 0; i < MAX_ROUNDS; i++) {
 		for (offset = 3 * CHUNK; offset < 4 * CHUNK; offset += PAGE_BYTES) {
 			if (offset == flipper.offset)

@@ -44,6 +44,28 @@ static const struct {
 	{ "per-vm",	false,	true,	bench_per_vm },
 };
 
+void pause_ns(long ns)
+{
+	struct timespec pause = { .tv_nsec = ns };
+
+	clock_nanosleep(CLOCK_MONOTONIC, 0, &pause, NULL);
+}
+
+void start_fifo_thread(pthread_t *thread, void *(*run)(void *), void *arg)
+{
+	struct sched_param param = { .sched_priority = 1 };
+	pthread_attr_t attr;
+
+	pthread_attr_init(&attr);
+	pthread_attr_setinheritsched(&attr, PTHREAD_EXPLICIT_SCHED);
+	pthread_attr_setschedpolicy(&attr, SCHED_FIFO);
+	pthread_attr_setschedparam(&attr, &param);
+	errno = pthread_create(thread, &attr, run, arg);
+	if (errno)
+		die("pthread_create");
+	pthread_attr_destroy(&attr);
+}
+
 noreturn void die(const char *fmt, ...)
 {
 	int err = errno;
