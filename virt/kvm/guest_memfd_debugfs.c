@@ -72,6 +72,7 @@ static void kvm_gmem_map_count(struct kvm_gmem_map_iter *iter,
 	XA_STATE(xas, &mapping->i_pages, iter->index);
 	struct folio *folio;
 
+	lockdep_assert_held(&mapping->invalidate_lock);
 	guard(rcu)();
 
 	xas_for_each(&xas, folio, iter->last) {
