@@ -132,6 +132,8 @@ kernel_build()
 	if [ ! -e "$OUT" ]; then
 		need_disk "$BUILD" 4000 "the kernel build"
 		if [ "$KERNEL" != "$KARCH" ]; then
+			[ -e "$(arch_out)" ] ||
+				die "the kernel $KERNEL starts as a copy of $KARCH, build that first: wb build $KARCH $KERNEL"
 			[ -e "$KTREE" ] || tree_clean ||
 				die "build/linux has edits or new files that are not committed: the kernel $KERNEL starts as a copy of it"
 			step "copy-$KERNEL" "copy of what is built" 0 kernel_copy || die "cannot copy a kernel"
