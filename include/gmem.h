@@ -256,8 +256,9 @@ static inline bool gmem_names_page(int err)
  * attribute already is left alone.  KVM neither copies nor clears contents,
  * but the hardware of confidential VMs may.
  *
- * May take some 100 ms while pages are in use, and is not ended by signals
- * other than fatal ones: there is no EINTR to handle.
+ * May take about 100 ms if a page stays in use, about 2 s if users come and
+ * go, and longer on a busy machine.  Only a fatal signal ends it: there is no
+ * EINTR to handle.
  *
  * Return: 0 or one of the errors that gmem_strerror() describes and
  * gmem_next() answers.

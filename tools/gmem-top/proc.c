@@ -11,7 +11,7 @@
 
 #include "top.h"
 
-/* The pattern of a link in /proc/<pid>/fd. */
+/* What links in /proc/<pid>/fd look like.  FILE_LINK is how one begins. */
 #define VM_LINK		"anon_inode:kvm-vm"
 #define FILE_LINK	"/[kvm-gmem]"
 
@@ -38,7 +38,7 @@ static u64 info_field(const char *info, const char *name)
 	return line ? strtoull(line + strlen(name), NULL, 0) : 0;
 }
 
-/* Kernels without in-place conversion have no lines for guest_memfd here. */
+/* Kernels without the series have no lines for guest_memfd here. */
 static void read_info(struct file *file)
 {
 	char info[1024];
@@ -97,7 +97,7 @@ static bool is_kthread(int pid)
 	       strstr(status, "\nKthread:\t1");
 }
 
-/* Return 0 or the errno that keeps the process's files out of sight. */
+/* Return 0 or the errno that kept the files of the process from being read. */
 static int scan_process(struct report *report, int pid)
 {
 	char path[64], link[PATH_MAX];
@@ -180,11 +180,11 @@ void proc_scan(struct report *report)
 	read_parameter(report);
 
 	if (hidden)
-		note(report, "VMs and files of %u process%s: /proc/<pid>/fd is for their owner, or takes CAP_SYS_PTRACE",
+		note(report, "VMs and files of %u process%s: only their owner, or CAP_SYS_PTRACE, can read /proc/<pid>/fd",
 		     hidden, hidden == 1 ? "" : "es");
 	for (i = 0; i < report->nr_files; i++)
 		bare += !report->files[i].has_info;
 	if (bare)
-		note(report, "shared and private memory of %u file%s: no lines gmem-* in /proc/<pid>/fdinfo/<fd>, KVM is without in-place conversion",
+		note(report, "shared and private memory of %u file%s: no lines gmem-* in /proc/<pid>/fdinfo/<fd>: this kernel lacks the series, or they cannot be read",
 		     bare, bare == 1 ? "" : "s");
 }

@@ -55,7 +55,7 @@ static bool read_stats(struct vm *vm, const char *name)
 	return true;
 }
 
-/* What to do if KVM has no folder. */
+/* Why KVM's folder cannot be read. */
 const char *debugfs_hint(int err)
 {
 	return err == ENOENT ? "debugfs has to be mounted on /sys/kernel/debug" :
@@ -91,6 +91,6 @@ void stats_read(struct report *report)
 	for (i = 0; i < report->nr_vms; i++)
 		missing += !report->vms[i].has_stats;
 	if (missing)
-		note(report, "statistics of %u VM%s: no gmem_* for it in %s; this kernel has none, the thread that created the VM is gone, or its file descriptor has another number now",
+		note(report, "statistics of %u VM%s: no gmem_* for them in %s: this kernel has none, the thread that created the VM is gone, or its file descriptor was renumbered",
 		     missing, missing == 1 ? "" : "s", KVM_DEBUGFS);
 }

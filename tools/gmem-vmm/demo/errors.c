@@ -70,7 +70,7 @@ static void heal(void)
 	int err = heal_frame(demo.lost_frame);
 
 	if (err) {
-		say("   note: frame %#llx cannot be healed: %s", demo.lost_frame, strerror(err));
+		say("   note: frame %#llx cannot be unpoisoned: %s", demo.lost_frame, strerror(err));
 		demo.lost_kb = memory_lost_kb();
 		return;
 	}
@@ -81,7 +81,7 @@ static void heal(void)
 void step_strike(struct vm *vm)
 {
 	strike(vm, LOST_PAGE);
-	say("       No signal comes of it, as no host mapping is affected.  The guest has not\n"
+	say("       No signal is sent, as no host mapping is affected.  The guest has not\n"
 	    "       noticed either: KVM has only taken the page out of its page tables.");
 }
 

@@ -63,18 +63,18 @@ static void skip(const char *why)
 	title("Conversions under a running vCPU");
 }
 
-/* The guest has read all of that memory, which is private. */
+/* The guest has read all of the bulk memory, which is private. */
 void step_huge(struct vm *vm)
 {
 	__u32 *huge = at(vm, NOTE_PAGE, NOTE_HUGE - GPA(NOTE_PAGE));
 
-	title("Huge pages: one page of 2 MiB converted, and back");
+	title("Huge pages: one 4 KiB page of 2 MiB converted, and converted back");
 	if (!demo.huge) {
-		skip("to turn it on: echo 1 > " PARAMETER);
+		skip("kvm.gmem_hugepages is off. Turn it on, and run this again: echo 1 > " PARAMETER);
 		return;
 	}
 	if (fdinfo_of(vm, "gmem-chunks:") < BULK_CHUNKS + 1) {
-		skip("the machine has too little memory in pieces of 2 MiB");
+		skip("the machine has too little contiguous free memory for chunks of 2 MiB");
 		return;
 	}
 	full = counts_take();
@@ -105,7 +105,7 @@ void step_huge_read(struct vm *vm)
 	      CHUNK_PAGES, now.faults - split.faults);
 	check_sigbus(vm, HUGE_PAGE - 1, false);
 	check(!touch_read(at(vm, HUGE_PAGE, AT_TOUCH)).fault,
-	      "of these, the host can read page %d alone", HUGE_PAGE);
+	      "the host can read page %d, but not the one before it", HUGE_PAGE);
 	split = counts_take();
 }
 
