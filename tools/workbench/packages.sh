@@ -3,8 +3,8 @@
 #
 # Debian packages of a whole kernel with the series, made by the kernel's own bindeb-pkg.
 #
-# In build/packages: the packages; work, where they are made, with objects in work/out and the tree that these are of in
-# work/tree; and test, the packages of wb packages --test, and what was unpacked from them.
+# In build/packages: the packages; work, where they are made, with objects in work/out and the name of their source tree
+# in the file work/tree; and test, the packages of wb packages --test, and what was unpacked from them.
 #
 # Sets PACKAGES and PACKAGES_PARAM. cmd_packages, packages_test and packages_boot set KTREE or OUT, see kernel_take;
 # packages_build sets PACKAGES_DATE and PACKAGES_VERSION, when the packages are made and their version.
@@ -34,7 +34,7 @@ packages_config_read()
 	esac
 }
 
-# packages_config_check FILE: refuse what the kernel would turn into a configuration of defaults without a word.
+# packages_config_check FILE: refuse a file that kconfig would silently replace with defaults.
 packages_config_check()
 {
 	[ -f "$1" ] || die "packages: no file $1"
@@ -70,7 +70,7 @@ packages_tree()
 		die "packages: the kernel does not build in a folder with a space or a colon in its name: rename $1" ;;
 	esac
 	if [ -e "$1/.config" ] || [ -e "$1/include/config" ] || [ -e "$1/arch/x86/include/generated" ]; then
-		die "packages: a kernel was built in $1 itself, kbuild builds none elsewhere then: keep its .config, and run 'make mrproper' there"
+		die "packages: a kernel was built in $1 itself, so kbuild refuses to build elsewhere: save its .config, and run 'make mrproper' there"
 	fi
 	case $(packages_series "$1") in
 	all)	;;
@@ -108,7 +108,7 @@ packages_configure()
 	}
 }
 
-# Of what a configuration makes, about a MiB for each of its options, several with debug information.
+# Disk space in MiB: about one for each option that is set, five with debug information.
 packages_disk()
 {
 	packages_config_read "$1" | grep -c '=[my]$' |
