@@ -2,8 +2,8 @@
 /*
  * Which pages of a guest_memfd are private.
  *
- * Updates have two steps, because a conversion must not fail once it has zapped
- * guest mappings.  kvm_gmem_attrs_prepare() adds the nodes that the edges of the
+ * Updates have two steps, because a conversion must not run out of memory once it
+ * has zapped guest mappings.  kvm_gmem_attrs_prepare() adds the nodes that the edges of the
  * range need, without changing any page.  kvm_gmem_attrs_commit() flips bits and
  * detaches nodes, and cannot fail.  Its cost depends on the height of the tree,
  * not on the size or contents of the range, as it detaches whole subtrees.

@@ -18,7 +18,7 @@
 #define NODE_PAGES	(LEAF_PAGES * KVM_GMEM_ATTRS_NR_SLOTS)
 /* As many as fit into a file, going by the largest loff_t. */
 #define HUGE_PAGES	BIT(63 - PAGE_SHIFT)
-/* Either edge of an update takes a node of each level below the root. */
+/* Each edge of an update needs one node on each level below the root. */
 #define HUGE_NODES	14
 #define MANY_LEAVES	100000
 

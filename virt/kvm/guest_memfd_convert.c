@@ -4,8 +4,8 @@
  *
  * A conversion holds the file's invalidate lock for write, which blocks faults
  * on the file by guests and by host userspace.  If a page is in use, drop the
- * lock for a while and start over.  Don't change anything until the conversion
- * is certain to succeed:
+ * lock for a while and start over.  Do all that can fail without harm before
+ * anything is changed.  Only step 4 can still fail after that, and kills the VM:
  *
  * 1. Allocate memory for the store of the attributes.
  * 2. To private: drop all host references to the pages.
@@ -162,8 +162,9 @@ static int kvm_gmem_try_convert(struct kvm_gmem_conversion *c)
 	kvm_gmem_split_edges(c->inode, c->first_change, c->last_change + 1);
 
 	/*
-	 * Pages in between that already match have no mappings of the old
-	 * attribute, the filter spares theirs.
+	 * Zap all in one go, including pages in between that already match.  The
+	 * filter spares those only if the MMU has separate roots for private
+	 * memory, as for TDX.  Otherwise the guest faults them in again.
 	 */
 	kvm_gmem_invalidate_start(c->inode, c->first_change, c->last_change + 1,
 				  c->to_private ? KVM_FILTER_SHARED : KVM_FILTER_PRIVATE);

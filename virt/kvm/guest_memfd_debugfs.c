@@ -21,8 +21,8 @@
 #include "guest_memfd.h"
 
 /*
- * Look at the pages of one block for each line, as a conversion would have to wait
- * for more.  Blocks without any page take no time, a line can have many of them.
+ * Count the pages of only one block for each line, as conversions wait meanwhile.
+ * Blocks without any page take no time, so a line can cover many of them.
  */
 #define KVM_GMEM_MAP_BLOCK	512
 

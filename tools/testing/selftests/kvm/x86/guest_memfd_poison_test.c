@@ -19,7 +19,7 @@ FIXTURE(poison) {
 
 FIXTURE_SETUP(poison)
 {
-	/* Without a signal for errors before they matter. */
+	/* Send no signal for an error before the page is accessed. */
 	ASSERT_EQ(0, prctl(PR_MCE_KILL, PR_MCE_KILL_SET, PR_MCE_KILL_LATE, 0, 0));
 	self->lost = hwpoison_lost_memory();
 	gmem_vm_create(g, NR_PAGES);
@@ -31,7 +31,7 @@ FIXTURE_TEARDOWN(poison)
 {
 	int i;
 
-	/* All of it is memory like any other afterwards. */
+	/* Afterwards, all of it is ordinary memory again. */
 	gmem_punch_hole(g, 0, NR_PAGES);
 	for (i = 0; i < NR_PAGES; i++)
 		EXPECT_EQ(0, gmem_read(g, i));
@@ -40,7 +40,7 @@ FIXTURE_TEARDOWN(poison)
 	gmem_vm_free(g);
 }
 
-/* All but the bad page is shared, and has not been lost. */
+/* All pages but the bad one are shared and have kept their contents. */
 #define ASSERT_REST_SHARED()						\
 do {									\
 	int __i;							\
@@ -54,7 +54,7 @@ do {									\
 	}								\
 } while (0)
 
-/* An access by the host fails for the error, not because the page is private. */
+/* An access by the host fails because of the error, not because the page is private. */
 #define ASSERT_HOST_REFUSED()						\
 do {									\
 	u64 *__hva = gmem_hva(g, BAD);					\
@@ -86,7 +86,7 @@ TEST_F(poison, shared_page)
 	ASSERT_REFUSED(EHWPOISON, BAD, 0, NR_PAGES);
 	ASSERT_TRUE(gmem_host_can_access_all_but(g, 0, BAD + 3));
 
-	/* It does not matter to shared, nor where nothing changes. */
+	/* Poison blocks neither conversions to shared nor those that change nothing. */
 	ASSERT_CONVERTED(BAD, 1, SHARED);
 	ASSERT_CONVERTED(0, NR_PAGES, SHARED);
 	ASSERT_REST_SHARED();
@@ -101,7 +101,7 @@ TEST_F(poison, private_page)
 	ASSERT_TRUE(gmem_refuses(g, BAD, true));
 	TEST_EXPECT_SIGBUS((void)READ_ONCE(*gmem_hva(g, BAD)));
 
-	/* It is not this page that would change. */
+	/* The poisoned page is private already, so it does not change. */
 	ASSERT_CONVERTED(0, NR_PAGES, PRIVATE);
 	ASSERT_CONVERTED(0, NR_PAGES, SHARED);
 	ASSERT_REST_SHARED();
@@ -163,8 +163,8 @@ static void *convert_all(void *arg)
 }
 
 /*
- * The same page is waited for, or another one.  On a machine with much else to do,
- * the error may come when the conversion has given up.
+ * The error strikes the page that is waited for, or another one.  On a busy machine
+ * it may come after the conversion has given up.
  */
 TEST_F(poison, error_during_wait)
 {
@@ -201,7 +201,7 @@ TEST_F(poison, error_during_wait)
 	}
 }
 
-/* Also where the page was mapped when the error struck, and where it was not. */
+/* Test pages that were mapped when the error struck, and pages that were not. */
 TEST_F(poison, punched_hole)
 {
 	u64 *hva;
@@ -232,7 +232,7 @@ TEST_F(poison, punched_hole)
 	ASSERT_EQ(0, *gmem_hva(g, BAD));
 }
 
-/* The exit has the attribute of the page, which is not where its gfn is. */
+/* The exit has the attribute of the page, whose offset in the file is not its gfn. */
 TEST_F(poison, exit_with_slot_offset)
 {
 	const int half = NR_PAGES / 2;
@@ -299,8 +299,8 @@ TEST_F_TIMEOUT(poison, error_during_conversions, 180)
 		workers_start(workers, ARRAY_SIZE(workers));
 		usleep(i * 100);
 		/*
-		 * If others look at the page, with a reference, memory_failure()
-		 * reports it as busy though it has done all there is to do.
+		 * If another task holds a reference at that moment, memory_failure()
+		 * reports the page as busy although it has handled the error.
 		 */
 		r = hwpoison_inject(pfn);
 		ASSERT_TRUE(!r || r == -EBUSY);

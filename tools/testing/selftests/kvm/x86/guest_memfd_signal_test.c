@@ -113,7 +113,7 @@ TEST_F_TIMEOUT(signal, sa_restart, 120)
 	convert_under_alarm(_metadata, SA_RESTART);
 }
 
-/* Job control runs no handler.  The cgroup freezer and suspend look the same. */
+/* Job control runs no handler. */
 TEST_F_TIMEOUT(signal, sigstop, 120)
 {
 	bool *done = kvm_mmap(PAGE_SIZE, PROT_READ | PROT_WRITE,
