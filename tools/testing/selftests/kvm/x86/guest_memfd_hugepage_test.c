@@ -442,6 +442,35 @@ TEST_F(ordinary, slots)
 	EXPECT_EQ(0, run_in_slot(1, 0, 1024, 1024));
 }
 
+/*
+ * VMs without private memory ignore what their files track, which is private
+ * unless the file begins as shared.
+ */
+TEST(ordinary_vm_of_private_file)
+{
+	static const u64 flags[] = { 0, GUEST_MEMFD_FLAG_MMAP };
+	bool on = gmem_hugepages();
+	struct gmem_vm g;
+	u64 pages_2m;
+	int i;
+
+	for (i = 0; i < ARRAY_SIZE(flags); i++) {
+		gmem_set_hugepages(true);
+		__gmem_vm_create(&g, KVM_X86_DEFAULT_VM, flags[i], NR_PAGES);
+		gmem_set_hugepages(on);
+
+		/* Files that cannot be mapped do not serve shared memory. */
+		if (!flags[i])
+			ASSERT_EQ(0, madvise(g.mem, NR_PAGES * PAGE_SIZE, MADV_HUGEPAGE));
+
+		pages_2m = vm_get_stat(g.vm, pages_2m);
+		gmem_fill(&g, PAGE, 3);
+		EXPECT_EQ(pages_2m + 1, vm_get_stat(g.vm, pages_2m));
+		gmem_check(&g, PAGE, 3);
+		gmem_vm_free(&g);
+	}
+}
+
 int main(int argc, char **argv)
 {
 	const char *reason = gmem_vm_unsupported();
