@@ -10,7 +10,7 @@ BASE_VERSION=7.3.4-1~bpo13+1
 BASE_SHA256=76df1affb19f24926949369be1d74b60071c963c598ce8780bddd4bbf0fc3bc4
 BASE_SUITE=trixie-backports
 
-# deps_missing demo|test|docs|packages: packages to install. The list says which command needs it first, the package, and
+# deps_missing tree|demo|test|docs|packages: packages to install. The list says which command needs it first, the package, and
 # what it has to bring. Files are looked for, not packages: any compiler will do.
 deps_missing()
 {
@@ -18,7 +18,8 @@ deps_missing()
 
 	while read -r command package thing; do
 		case $command:$1 in
-		demo:*|test:test|docs:docs|packages:packages) ;;
+		demo:tree) continue ;;
+		tree:*|demo:*|test:test|docs:docs|packages:packages) ;;
 		*) continue ;;
 		esac
 		case $thing in
@@ -31,12 +32,12 @@ deps_missing()
 	done <<-'END'
 		demo gcc gcc
 		demo libc6-dev /usr/include/stdio.h
-		demo make make
-		demo git git
+		tree make make
+		tree git git
 		demo flex flex
 		demo bison bison
 		demo bc bc
-		demo xz-utils xz
+		tree xz-utils xz
 		demo perl perl
 		demo python3 python3
 		test python3-ply /usr/lib/python3*/dist-packages/ply/lex.py
@@ -64,19 +65,19 @@ deps_missing()
 		packages zstd zstd
 		packages libdw-dev /usr/include/dwarf.h
 		packages dwarves pahole
-		demo debian-archive-keyring /usr/share/keyrings/debian-archive-keyring.*
-		demo ca-certificates /etc/ssl/certs/ca-certificates.crt
+		tree debian-archive-keyring /usr/share/keyrings/debian-archive-keyring.*
+		tree ca-certificates /etc/ssl/certs/ca-certificates.crt
 	END
 }
 
-# cmd_deps [demo|test|docs|packages]: all that the command needs; all of them need what demo does.
+# cmd_deps [tree|demo|test|docs|packages]: all that the command needs. All need what tree does, and all others what demo does.
 cmd_deps()
 {
 	local command="${1:-test}" missing sudo=''
 
 	case $command in
-	demo|test|docs|packages) ;;
-	*)	die "deps: for 'demo', 'test', 'docs' or 'packages', not for '$command'" ;;
+	tree|demo|test|docs|packages) ;;
+	*)	die "deps: for 'tree', 'demo', 'test', 'docs' or 'packages', not for '$command'" ;;
 	esac
 	missing=$(deps_missing "$command" | tr '\n' ' ')
 	[ -n "$missing" ] || return 0

@@ -156,6 +156,13 @@ modules_boot()
 	MODULES_OK=$(awk '$1 == "exit" && $3 == 0 { n++ } END { print n + 0 }' "$VM/verdict")
 }
 
+modules_ready()
+{
+	cmd_deps tree
+	have_tree
+	mkdir -p "$MODULES"
+}
+
 # modules_test RELEASE
 modules_test()
 {
@@ -182,14 +189,13 @@ cmd_modules()
 {
 	local sw=n
 
-	command -v git > /dev/null && command -v make > /dev/null || die "modules: it takes git and make: apt-get install git make"
-	have_tree
-	mkdir -p "$MODULES"
 	case ${1:-} in
 	--test)	[ $# -eq 2 ] || die "modules: --test needs the release of a Debian kernel, e.g. 7.3.4+deb13-amd64"
+		modules_ready
 		modules_test "$2"
 		return ;;
 	--dkms)	[ $# -eq 1 ] || die "modules: --dkms takes no argument"
+		modules_ready
 		modules_dkms
 		return ;;
 	--sw-protected)
@@ -200,5 +206,6 @@ cmd_modules()
 	[ $# -le 1 ] || die "modules: name one folder with headers"
 	[ -d "${1:-/lib/modules/$(uname -r)/build}" ] ||
 		die "modules: no folder ${1:-/lib/modules/$(uname -r)/build}: install linux-headers-$(uname -r), or name another one"
+	modules_ready
 	modules_build $sw "$(cd "${1:-/lib/modules/$(uname -r)/build}" && pwd -P)"
 }
