@@ -11,6 +11,7 @@
 #define PAGE_BYTES	0x1000ULL
 #define KIB		(1ULL << 10)
 #define MIB		(1ULL << 20)
+#define GIB		(1ULL << 30)
 #define TIB		(1ULL << 40)
 
 #define SHARED		0
@@ -30,7 +31,11 @@ struct vm {
 	int gmem_fd;
 	__u8 *mem;		/* the host's view of the shared pages */
 	__u64 size;
+	struct kvm_run *run;	/* after vm_guest_start() */
 };
+
+/* Where the guest has that memory. */
+#define MEM_GPA		(4 * GIB)
 
 /* main.c: the clock and the rows of the table */
 noreturn void die(const char *fmt, ...) __attribute__((format(gnu_printf, 1, 2)));
@@ -63,6 +68,10 @@ __u64 vm_measure(struct vm *vm, __u64 offset, __u64 size, __u64 attributes);
 __u64 vm_set_attributes(struct vm *vm, __u64 attributes);
 long mem_used_kib(void);
 __u64 vm_stat(struct vm *vm, const char *name);
+
+/* guest.c: code that runs in the guest */
+void vm_guest_start(struct vm *vm);
+void vm_guest_touch(struct vm *vm);
 
 /* profile.c: do nothing unless profile_open() was called */
 void profile_open(void);

@@ -11,7 +11,6 @@
 
 #include "bench.h"
 
-#define MEM_GPA		(1ULL << 32)
 /* Of huge pages. */
 #define ALIGNMENT	(2 * MIB)
 
@@ -58,7 +57,7 @@ static void create_vm(struct vm *vm, __u64 size, __u64 flags)
 	vm->fd = ioctl(vm->kvm_fd, KVM_CREATE_VM, KVM_X86_SW_PROTECTED_VM);
 	if (vm->fd < 0)
 		die("KVM_CREATE_VM");
-	/* It never runs, but maps memory for the guest. */
+	/* In most cases it never runs, but maps memory for the guest. */
 	vm->vcpu_fd = ioctl(vm->fd, KVM_CREATE_VCPU, 0);
 	if (vm->vcpu_fd < 0)
 		die("KVM_CREATE_VCPU");
