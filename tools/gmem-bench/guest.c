@@ -63,7 +63,9 @@ static void set_sregs(struct vm *vm)
 	if (ioctl(vm->vcpu_fd, KVM_GET_SREGS, &sregs))
 		die("KVM_GET_SREGS");
 	sregs.cs = cs;
-	sregs.ds = sregs.es = sregs.fs = sregs.gs = sregs.ss = data;
+	sregs.ds = data;
+	sregs.es = data;
+	sregs.ss = data;
 	sregs.cr0 = CR0_PE_PG;
 	sregs.cr3 = PML4_GPA;
 	sregs.cr4 = CR4_PAE;
