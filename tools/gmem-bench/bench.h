@@ -31,7 +31,8 @@ struct vm {
 	int gmem_fd;
 	__u8 *mem;		/* the host's view of the shared pages */
 	__u64 size;
-	struct kvm_run *run;	/* after vm_guest_start() */
+	struct kvm_run *run;	/* from vm_guest_start() to vm_guest_stop() */
+	__u64 *guest_mem;	/* the same, what the guest has for itself */
 };
 
 /* Where the guest has that memory. */
@@ -72,6 +73,7 @@ __u64 vm_stat(struct vm *vm, const char *name);
 /* guest.c: code that runs in the guest */
 void vm_guest_start(struct vm *vm);
 void vm_guest_touch(struct vm *vm);
+void vm_guest_stop(struct vm *vm);
 
 /* profile.c: do nothing unless profile_open() was called */
 void profile_open(void);

@@ -92,6 +92,11 @@ static void run(struct vm *vm, __u64 first, __u64 end)
 	}
 }
 
+static int run_bytes(struct vm *vm)
+{
+	return ioctl(vm->kvm_fd, KVM_GET_VCPU_MMAP_SIZE, NULL);
+}
+
 /* Map what the guest itself uses, so that later runs fault on its pages only. */
 void vm_guest_start(struct vm *vm)
 {
@@ -99,11 +104,11 @@ void vm_guest_start(struct vm *vm)
 		.slot = SLOT,
 		.memory_size = GUEST_BYTES,
 	};
-	int size = ioctl(vm->kvm_fd, KVM_GET_VCPU_MMAP_SIZE, NULL);
 	__u64 *mem = mmap(NULL, GUEST_BYTES, PROT_READ | PROT_WRITE,
 			  MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 
-	vm->run = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, vm->vcpu_fd, 0);
+	vm->guest_mem = mem;
+	vm->run = mmap(NULL, run_bytes(vm), PROT_READ | PROT_WRITE, MAP_SHARED, vm->vcpu_fd, 0);
 	if (mem == MAP_FAILED || vm->run == MAP_FAILED)
 		die("mmap for the guest");
 	mem[PML4_GPA / sizeof(*mem)] = PDPT_GPA | PTE_TABLE;
@@ -121,4 +126,11 @@ void vm_guest_start(struct vm *vm)
 void vm_guest_touch(struct vm *vm)
 {
 	run(vm, MEM_GPA, MEM_GPA + vm->size);
+}
+
+/* The mapping of the vCPU would keep the VM, whose MMU notifier costs others. */
+void vm_guest_stop(struct vm *vm)
+{
+	munmap(vm->run, run_bytes(vm));
+	munmap(vm->guest_mem, GUEST_BYTES);
 }

@@ -68,6 +68,7 @@ static void populate_rows(struct vm *vm, const char *name)
 	row(page_tables_kib() - tables, "KiB", "huge, %s: page tables for it", name);
 	row(vm_stat(vm, "pages_4k") - small, "count", "huge, %s: mappings of 4 KiB", name);
 	row(vm_stat(vm, "pages_2m") - large, "count", "huge, %s: mappings of 2 MiB", name);
+	vm_guest_stop(vm);
 }
 
 /* One page of memory that the guest has mapped, and back. */
