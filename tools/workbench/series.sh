@@ -132,7 +132,7 @@ tree_clean()
 
 cmd_tree()
 {
-	cmd_deps tree
+	[ -e "$TREE" ] || [ -n "${KERNEL_SRC:-}" ] || cmd_deps tree
 	[ -e "$TREE" ] || tree_base
 	if [ -n "${KERNEL_SRC:-}" ]; then
 		case $(tgit log -1 --format=%s base) in
