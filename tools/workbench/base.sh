@@ -10,8 +10,8 @@ BASE_VERSION=7.3.4-1~bpo13+1
 BASE_SHA256=76df1affb19f24926949369be1d74b60071c963c598ce8780bddd4bbf0fc3bc4
 BASE_SUITE=trixie-backports
 
-# deps_missing tree|demo|test|docs|packages: packages to install. The list says which command needs it first, the package, and
-# what it has to bring. Files are looked for, not packages: any compiler will do.
+# deps_missing tree|demo|test|docs|packages: packages to install. The list says which command needs it first, the package,
+# and what it has to bring. Files are looked for, not packages: any compiler will do.
 deps_missing()
 {
 	local command package thing file
@@ -70,7 +70,7 @@ deps_missing()
 	END
 }
 
-# cmd_deps [tree|demo|test|docs|packages]: all that the command needs. All need what tree does, and all others what demo does.
+# cmd_deps [tree|demo|test|docs|packages]: all that the command needs. All need what tree does, all others what demo does.
 cmd_deps()
 {
 	local command="${1:-test}" missing sudo=''
