@@ -2,12 +2,12 @@
 /*
  * Which pages of a guest_memfd are private.
  *
- * Updates have two steps, because a conversion must not run out of memory once it
- * has zapped guest mappings.  kvm_gmem_attrs_prepare() adds the nodes that the edges of the
- * range need, without changing any page.  kvm_gmem_attrs_commit() flips bits and
- * detaches nodes, and cannot fail.  Its cost depends on the height of the tree,
- * not on the size or contents of the range, as it detaches whole subtrees.
- * kvm_gmem_attrs_finish() frees them, after the lock has been dropped.
+ * Updates have two steps, because a conversion must not run out of memory once
+ * it has zapped guest mappings.  kvm_gmem_attrs_prepare() adds the nodes that the
+ * edges of the range need, without changing any page.  kvm_gmem_attrs_commit()
+ * flips bits and detaches nodes, and cannot fail.  Its cost depends on the height
+ * of the tree, not on the size or contents of the range, as it detaches whole
+ * subtrees.  kvm_gmem_attrs_finish() frees them, after the lock has been dropped.
  *
  * Storing to a maple tree frees all ranges that are overwritten in one go, which
  * can be millions, and does not charge nodes to a memory cgroup.
