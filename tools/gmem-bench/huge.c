@@ -25,21 +25,25 @@
 #define BYTES		(1024 * MIB)
 #define PAGES		(BYTES / PAGE_BYTES)
 
-static void set_parameter(const char *value)
+static void write_to(const char *path, const char *value)
 {
-	int fd = open(PARAMETER, O_WRONLY | O_CLOEXEC);
+	int fd = open(path, O_WRONLY | O_CLOEXEC);
 
 	if (fd < 0 || write(fd, value, 1) != 1)
-		die("%s", PARAMETER);
+		die("%s", path);
 	close(fd);
 }
 
 static long page_tables_kib(void)
 {
-	FILE *file = fopen("/proc/meminfo", "re");
 	char line[128];
 	long kib = -1;
+	FILE *file;
 
+	/* Count what CPUs have not passed on yet. */
+	write_to("/proc/sys/vm/stat_refresh", "1");
+
+	file = fopen("/proc/meminfo", "re");
 	if (!file)
 		die("/proc/meminfo");
 	while (fgets(line, sizeof(line), file))
@@ -170,7 +174,7 @@ static void bench_gmem(const char *parameter, const char *name)
 {
 	struct vm vm;
 
-	set_parameter(parameter);
+	write_to(PARAMETER, parameter);
 	vm_open(&vm, BYTES);
 	vm_convert(&vm, 0, BYTES, PRIVATE);
 	populate_rows(&vm, name);
@@ -179,7 +183,7 @@ static void bench_gmem(const char *parameter, const char *name)
 	vm_prefault(&vm);
 	refilled_rows(&vm, name);
 	vm_close(&vm);
-	set_parameter("0");
+	write_to(PARAMETER, "0");
 }
 
 static void bench_ordinary(int advice, const char *name)
@@ -281,13 +285,13 @@ static void bench_flips(const char *parameter, const char *name)
 {
 	struct vm vm;
 
-	set_parameter(parameter);
+	write_to(PARAMETER, parameter);
 	vm_open(&vm, 64 * MIB);
 	vm_convert(&vm, 0, vm.size, PRIVATE);
 	populating_row(&vm, name);
 	neighbours_row(&vm, name);
 	vm_close(&vm);
-	set_parameter("0");
+	write_to(PARAMETER, "0");
 }
 
 void bench_huge(void)

@@ -8,8 +8,8 @@
 gmem := $(src)/../../..
 LINUXINCLUDE := -I$(gmem)/arch/x86/include -I$(gmem)/include -I$(gmem)/include/uapi $(LINUXINCLUDE)
 
-# Without the series' function in mm/, the policy of the task decides from which node a chunk of 2 MiB comes.
-ccflags-y += '-Dmpol_alloc_pages(gfp,order,pol,ilx,nid)=alloc_pages(gfp,order)'
+# The kernel does not have the series' functions of mm/.
+CFLAGS_../../../virt/kvm/guest_memfd_hugepages.o := -include $(gmem)/mm.h
 
 # The Kconfig default of the series.
 ccflags-y += -DCONFIG_KVM_VM_MEMORY_ATTRIBUTES=1

@@ -196,6 +196,9 @@ END {
 	against("by copying", "in use: peak memory")
 	against("by copying huge pages", "populated")
 	against("by copying huge pages", "in use")
+	thp = "huge, ordinary VM, THP: populate 1 GiB"
+	if (value[thp] > 0)
+		add("huge, on / THP: populate 1 GiB", "x", value["huge, on: populate 1 GiB"] / value[thp])
 	if (mode == "json")
 		json()
 	else if (mode == "judge")

@@ -20,7 +20,8 @@ modules_left_out()
 # The headers that the series changes, but for those of mm/.
 modules_headers()
 {
-	series_touched "$1" | grep '^include/\|^arch/x86/include/' | grep -vx include/linux/mempolicy.h
+	series_touched "$1" | grep '^include/\|^arch/x86/include/' |
+		grep -vx 'include/linux/\(memcontrol\|mempolicy\|pagemap\)\.h'
 }
 
 # modules_source DIR: all of KVM, the headers that the series changes, and what tools/gmem-modules has for them.
@@ -37,7 +38,8 @@ modules_source()
 	sed -e 's,\$(srctree)/arch/x86/kvm,$(src),g; s,\$(srctree)/virt/kvm,$(gmem)/virt/kvm,g' "$kvm/Makefile" |
 		cat "$TOP/tools/gmem-modules/gmem.mk" - > "$1/makefile" &&
 		mv "$1/makefile" "$kvm/Makefile" &&
-		cp "$TOP/tools/gmem-modules/Makefile" "$TOP/tools/gmem-modules/check" "$1" || return 1
+		cp "$TOP/tools/gmem-modules/Makefile" "$TOP/tools/gmem-modules/check" "$TOP/tools/gmem-modules/mm.h" "$1" ||
+		return 1
 	modules_version > "$1/base-version"
 	for file in $(modules_headers M); do
 		tgit show "base:$file" | sha256sum | sed "s,-$,$file,"
@@ -92,8 +94,11 @@ modules_dkms()
 {
 	local version dir="$MODULES/package"
 
-	# Newer commits make a newer package.
-	version=$(modules_version).$(tgit log --format=%cd --date=format:%Y%m%d.%H%M base..HEAD | sort | tail -n 1)
+	# Newer commits make a newer package, those of the project as well if this is a clone of it.
+	version=$(modules_version).$({
+		tgit log --format=%cd --date=format:%Y%m%d.%H%M base..HEAD
+		git -C "$TOP" log --format=%cd --date=format:%Y%m%d.%H%M -n 1 -- tools/gmem-modules 2> /dev/null
+	} | sort | tail -n 1)
 	rm -rf "$dir"
 	step modules-package "the package" 0 modules_package "$dir" "$version" || die "the package cannot be made"
 	rm -rf "$dir"

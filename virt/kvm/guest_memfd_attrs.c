@@ -10,7 +10,7 @@
  * subtrees.  kvm_gmem_attrs_finish() frees them, after the lock has been dropped.
  *
  * Storing to a maple tree frees all ranges that are overwritten in one go, which
- * can be millions, and does not charge nodes to a memory cgroup.
+ * can be millions, and charges what it allocates only in part to a memory cgroup.
  */
 #include <kunit/static_stub.h>
 #include <kunit/visibility.h>

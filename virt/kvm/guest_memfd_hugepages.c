@@ -19,7 +19,10 @@
 #include "guest_memfd_hugepages.h"
 #include "kvm_mm.h"
 
-/* Marks the first page of a chunk of which nothing has been punched. */
+/*
+ * Marks the first page of a chunk of which nothing has been punched.  cachestat()
+ * counts it as dirty, but nothing else looks at it.
+ */
 #define KVM_GMEM_TAG_CHUNK	PAGECACHE_TAG_DIRTY
 
 static bool kvm_gmem_hugepages;
@@ -89,23 +92,16 @@ static struct page *kvm_gmem_alloc_chunk_pages(struct inode *inode, pgoff_t inde
 	return page;
 }
 
-/*
- * Keep all pages locked until the last one is in the page cache, so that none of
- * them can be used before.  Remove all of them if one cannot be added.
- */
 static void kvm_gmem_add_chunk(struct address_space *mapping, pgoff_t first,
 			       struct page *pages, gfp_t gfp)
 {
-	unsigned long i, nr;
-	struct folio *folio;
+	unsigned long i;
 
-	for (nr = 0; nr < KVM_GMEM_CHUNK_PAGES; nr++) {
-		folio = page_folio(pages + nr);
+	for (i = 0; i < KVM_GMEM_CHUNK_PAGES; i++)
+		__folio_mark_uptodate(page_folio(pages + i));
 
-		__folio_mark_uptodate(folio);
-		if (filemap_add_folio(mapping, folio, first + nr, gfp))
-			goto undo;
-	}
+	if (filemap_add_pages(mapping, pages, KVM_GMEM_CHUNK_PAGES, first, gfp))
+		return;
 
 	xa_lock_irq(&mapping->i_pages);
 	__xa_set_mark(&mapping->i_pages, first, KVM_GMEM_TAG_CHUNK);
@@ -113,19 +109,7 @@ static void kvm_gmem_add_chunk(struct address_space *mapping, pgoff_t first,
 	atomic_long_inc(&GMEM_I(mapping->host)->nr_chunks);
 
 	for (i = 0; i < KVM_GMEM_CHUNK_PAGES; i++)
-		kvm_gmem_put_folio(page_folio(pages + i));
-	return;
-
-undo:
-	for (i = 0; i < nr; i++) {
-		folio = page_folio(pages + i);
-
-		generic_error_remove_folio(mapping, folio);
-		folio_unlock(folio);
-		folio_put(folio);
-	}
-	for (; i < KVM_GMEM_CHUNK_PAGES; i++)
-		__free_page(pages + i);
+		folio_unlock(page_folio(pages + i));
 }
 
 static void kvm_gmem_fill_chunk(struct inode *inode, pgoff_t first, pgoff_t index)
@@ -145,13 +129,8 @@ static void kvm_gmem_fill_chunk(struct inode *inode, pgoff_t first, pgoff_t inde
 	gfp = mapping_gfp_mask(mapping) | __GFP_NORETRY | __GFP_NOWARN;
 
 	pages = kvm_gmem_alloc_chunk_pages(inode, index, gfp);
-	if (!pages)
-		return;
-
-	kvm_gmem_add_chunk(mapping, first, pages, gfp);
-
-	/* The references of LRU caches would make pages look as if in use. */
-	kvm_gmem_drain_local_lru();
+	if (pages)
+		kvm_gmem_add_chunk(mapping, first, pages, gfp);
 }
 
 /*

@@ -1,0 +1,40 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * What the series adds to mm/ for guest_memfd's huge pages, as far as a module can do it with what the kernel exports.
+ */
+#ifndef GMEM_MODULES_MM_H
+#define GMEM_MODULES_MM_H
+
+#include <linux/folio_batch.h>
+#include <linux/gfp.h>
+#include <linux/pagemap.h>
+
+/* The policy of the task decides from which node a chunk of 2 MiB comes. */
+#define mpol_alloc_pages(gfp, order, pol, ilx, nid)	alloc_pages(gfp, order)
+
+/* One by one, and then out of the LRU caches, whose references would make pages look as if in use. */
+static inline int filemap_add_pages(struct address_space *mapping, struct page *pages, unsigned int nr, pgoff_t index,
+				    gfp_t gfp)
+{
+	struct folio_batch fbatch;
+	unsigned int added, i;
+	int err = 0;
+
+	for (added = 0; added < nr && !err; added += !err)
+		err = filemap_add_folio(mapping, page_folio(pages + added), index + added, gfp);
+
+	for (i = 0; err && i < added; i++) {
+		generic_error_remove_folio(mapping, page_folio(pages + i));
+		folio_unlock(page_folio(pages + i));
+	}
+	/* The page cache has references of its own. */
+	for (i = 0; i < nr; i++)
+		folio_put(page_folio(pages + i));
+
+	/* Releasing an empty batch drains the caches. */
+	folio_batch_init(&fbatch);
+	__folio_batch_release(&fbatch);
+	return err;
+}
+
+#endif
