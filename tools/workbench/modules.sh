@@ -181,7 +181,7 @@ modules_test()
 		rm -rf "$APT"
 		trap - EXIT
 	fi
-	modules_boot "$MODULES/$1" "Debian's kernel $1 with the modules" "$1" gmem_in_place_conversion=1 &&
+	modules_boot "$MODULES/$1" "Debian's kernel $1 with the modules" "$1" gmem_in_place_conversion=1 gmem_hugepages=1 &&
 		[ "$MODULES_OK" -eq 2 ] || die "modules: the example VMM or the test fails; see $VM"
 	rm -rf "$VM"
 	modules_boot "$MODULES/$1.stock/lib" "the same, with Debian's modules" "$1" &&
