@@ -51,8 +51,8 @@ lint_build()
 	shift 2
 	[ -e "$STEPS" ] || git clone -q --shared --no-tags "$TREE" "$STEPS" || return 1
 	git -C "$STEPS" fetch -q "$TREE" "$commit" && git -C "$STEPS" checkout -q -f --detach "$commit" || return 1
-	make -f "$WB/Makefile" TREE="$STEPS" OUT="$STEPS_OUT" ARCH=x86_64 CONFIGS="base x86_64 debug confidential lint" config ||
-		return 1
+	make -f "$WB/Makefile" TREE="$STEPS" OUT="$STEPS_OUT" ARCH=x86_64 \
+		CONFIGS="base memcg x86_64 debug confidential lint" config || return 1
 	# Only commits that have this option take it, and only with it does its file compile.
 	"$STEPS/scripts/config" --file "$STEPS_OUT/.config" --enable KVM_GMEM_TEST_HOOKS
 	lint_make olddefconfig || return 1
@@ -150,7 +150,9 @@ each_build()
 		echo "not offered"
 		return 0
 	fi
-	kernel_make objects OBJECTS="arch/${KARCH%_64}/kvm/ $(lint_objects | grep -v '^arch/' | tr '\n' ' ')"
+	# Without memory cgroups mm/memcontrol.c does not compile.
+	kernel_make objects OBJECTS="arch/${KARCH%_64}/kvm/ $(lint_objects | grep -v '^arch/' |
+		if grep -qx CONFIG_MEMCG=y "$OUT/.config"; then cat; else grep -vx mm/memcontrol.o; fi | tr '\n' ' ')"
 }
 
 # each_kernel KERNEL COMMIT...: each of these commits that has the configuration builds with it; the last one has it.
