@@ -29,7 +29,7 @@ static int slot_page(u64 seq)
 	return slot_pages[seq / 2 % ARRAY_SIZE(slot_pages)];
 }
 
-/* Return true if a slot at one of these places has  in its page . */
+/* Return true if a slot at one of these places has @value in its page @i. */
 static bool can_be_at(u64 i, u64 value)
 {
 	u64 page = value - gmem_pattern(i);
