@@ -17,11 +17,10 @@ modules_left_out()
 	series_touched AM | grep '^mm/\|^lib/\|^kernel/\|^fs/' | tr '\n' ' '
 }
 
-# The headers that the series changes, but for those of mm/.
+# KVM's headers that the series changes. What it changes in others, modules do not have.
 modules_headers()
 {
-	series_touched "$1" | grep '^include/\|^arch/x86/include/' |
-		grep -vx 'include/linux/\(memcontrol\|mempolicy\|pagemap\)\.h'
+	series_touched "$1" | grep '^include/.*/kvm[^/]*$\|^arch/x86/include/'
 }
 
 # modules_source DIR: all of KVM, the headers that the series changes, and what tools/gmem-modules has for them.
