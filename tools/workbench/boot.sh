@@ -205,7 +205,8 @@ vm_images()
 
 # vm_run [tty|stdio]: boot and wait for the end. With `tty` the terminal is the machine's console hvc0, with `stdio`
 # what the plan runs writes to standard output, otherwise to the file "output" in $VM.
-# What became of it is for the caller to read from $VM/verdict.
+# What became of it is for the caller to read from $VM/verdict. Once there is a file "packed" in $VM, what is built may
+# change.
 vm_run()
 {
 	local terminal="${1:-}" console=ttyS0 limit='' checks='' rc=0 port
@@ -214,6 +215,7 @@ vm_run()
 	hold build
 	vm_images
 	release
+	: > "$VM/packed"
 	case $KARCH:$(vm_accel) in
 	arm64:*) # An ordinary pointer authentication is slow in emulation.
 		set -- qemu-system-aarch64 -machine virt,virtualization=on,gic-version=3 -accel tcg,thread=multi \
@@ -258,7 +260,7 @@ sysctl.kernel.hung_task_panic=1 sysctl.kernel.panic_on_rcu_stall=1 $checks $VM_A
 	fi
 	# shellcheck disable=SC2086 # a command and its arguments
 	(cd "$VM" && exec $limit "$@" 2> qemu.err 9>&-) || rc=$?
-	rm -f "$VM/kernel" "$VM/initramfs" "$VM/disk"
+	rm -f "$VM/packed" "$VM/kernel" "$VM/initramfs" "$VM/disk"
 	if [ "$terminal" = stdio ]; then
 		exec 9>&-
 		wait $!

@@ -108,7 +108,7 @@ kernel_copy()
 	rm -rf "$OUT.new"
 	mkdir "$OUT.new"
 	tar -C "$(arch_out)" --format=posix -cf - --exclude=./selftests --exclude=./gmem-vmm --exclude=./gmem-top \
-		--exclude=./gmem-header --exclude=./.config . |
+		--exclude=./gmem-header --exclude=./gmem-guest --exclude=./.config . |
 		tar -C "$OUT.new" -xf - || return 1
 	touch "$OUT.new/copied"
 	mv "$OUT.new" "$OUT"
@@ -148,10 +148,14 @@ kernel_build()
 	fi
 	if [ "$KERNEL" = x86_64 ]; then
 		step gmem-vmm "example VMM" 0 vmm_make || die "the example VMM does not build"
-		step gmem-guest "Linux guest" 0 guest_make || die "the Linux guest of the example VMM does not build"
 		step gmem-top "gmem-top" 0 top_make || die "gmem-top does not build"
 		step gmem-header "test of the header" 0 header_make || die "the test of include/gmem.h does not build"
 	fi
+	case $KERNEL in
+	x86_64|"$BENCH_KERNEL")
+		step "gmem-guest-$KERNEL" "Linux guest" 0 guest_make ||
+			die "the Linux guest of the example VMM does not build" ;;
+	esac
 	if [ "$KERNEL" = $BENCH_KERNEL ]; then
 		step gmem-bench "benchmark" 0 bench_make || die "the benchmark does not build"
 	fi

@@ -42,11 +42,11 @@ lint_make()
 	make -C "$STEPS" O="$STEPS_OUT" ARCH=x86_64 -j "$JOBS" W=1 "$@"
 }
 
-# lint_build COMMIT TARGET [FILE...]: all warnings of the touched files, or of these; then TARGET, if it is not empty,
-# has to build as well.
+# lint_build COMMIT TARGET [FILE...]: all warnings of the touched files, or of these. If TARGET is not empty, it has to
+# build as well, and only what differs from the last build is compiled: commits one after the other need no more.
 lint_build()
 {
-	local commit="$1" target="$2"
+	local commit="$1" target="$2" partly="$STEPS_OUT/partly"
 
 	shift 2
 	[ -e "$STEPS" ] || git clone -q --shared --no-tags "$TREE" "$STEPS" || return 1
@@ -57,12 +57,14 @@ lint_build()
 	"$STEPS/scripts/config" --file "$STEPS_OUT/.config" --enable KVM_GMEM_TEST_HOOKS
 	lint_make olddefconfig || return 1
 	lint_objects "$@" > "$STEPS_OUT/objects"
-	# A file that is up to date would give no warnings.
-	(cd "$STEPS_OUT" && xargs rm -f < objects)
+	# A file that is up to date gives no warnings, those of a build that did not end are lost.
+	[ -n "$target" ] && [ ! -e "$partly" ] || (cd "$STEPS_OUT" && xargs rm -f < objects)
+	touch "$partly"
 	lint_make prepare || return 1
 	# shellcheck disable=SC2046 # a list of objects
 	[ ! -s "$STEPS_OUT/objects" ] || lint_make C=1 CHECK="$WB/sparse" $(cat "$STEPS_OUT/objects") || return 1
-	[ -z "$target" ] || lint_make "$target"
+	[ -z "$target" ] || lint_make "$target" || return 1
+	rm "$partly"
 }
 
 # lint_warnings LOG: the warnings in files of the series, without line numbers, which any patch shifts.

@@ -9,10 +9,11 @@
 #	function.awk	finds a function in a C file
 #
 # Sets MUTANTS, a folder with the table as it was read, MUTANT_FILES, files of build/linux that differ from the commit there,
-# MUTATED, the kernels built with a mutant, and for test.sh RUN and RESULTS.
+# MUTANT_MACHINES, the processes that boot one, MUTATED, the kernels built with a mutant, and for test.sh RUN and RESULTS.
 
 MUTANTS=$BUILD/mutants.table
 MUTANT_FILES=''
+MUTANT_MACHINES=''
 MUTATED=''
 
 # mutants_read: the table as lines "NAME TEST MACHINE FILE:FUNCTION..." in a file `index`, and edits beside it.
@@ -118,47 +119,81 @@ mutant_boot()
 	machine_judge "$3" > "$RUN/judge.log" 2>&1
 }
 
-# mutant_judge NAME TEST MACHINE FILE:FUNCTION...: build it, boot it and record whether it is killed.
-mutant_judge()
+# mutant_machine NAME TEST MACHINE BEGAN: boot it, and record whether it is killed.
+mutant_machine()
 {
-	local name="$1" test="$2" machine="$3" built=0
+	local name="$1" test="$2" machine="$3" verdict=fail text
+
+	(mutant_boot "$name" "$test" "$machine")
+	# Nothing that the workbench fails in may pass for a kill.
+	if grep -q '^wb: ' "$RUN/$name/boot.log"; then
+		text="mutant $name: $(sed -n 's/^wb: //p' "$RUN/$name/boot.log")"
+	elif grep -q '^fail ' "$RUN/$name/summary"; then
+		verdict=pass
+		text="mutant $name: killed: $(sed -n 's/^fail //p' "$RUN/$name/summary" | head -n 1)"
+	else
+		text="mutant $name: survived $test in $machine"
+	fi
+	record $verdict "$text"
+	note "$text ($(elapsed "$4"))"
+}
+
+# mutants_wait NR: until no more than that many machines run.
+mutants_wait()
+{
+	local pid left nr
+
+	while :; do
+		left='' nr=0
+		for pid in $MUTANT_MACHINES; do
+			! kill -0 "$pid" 2> /dev/null || left="$left $pid" nr=$((nr + 1))
+		done
+		MUTANT_MACHINES=$left
+		[ $nr -gt "$1" ] || return 0
+		sleep 0.2
+	done
+}
+
+# mutant_build NAME TEST MACHINE FILE:FUNCTION...: fails with the reason as the last line of the log.
+mutant_build()
+{
+	local name="$1" test="$2" machine="$3" rc=0
 
 	shift 3
-	mutant_apply "$name" "$@" > "$LOGS/mutant.log" 2>&1 ||
-		{ record fail "$(head -n 1 "$LOGS/mutant.log")"; return; }
+	mutant_apply "$name" "$@" || return 1
 	mutant_kernel "$test" "$machine"
 	case " $MUTATED " in
 	*" $KERNEL "*) ;;
 	*)	MUTATED="$MUTATED $KERNEL" ;;
 	esac
 	hold build
-	kernel_make kernel > "$LOGS/mutant.log" 2>&1 || built=$?
+	kernel_make kernel > "$LOGS/mutant-build.log" 2>&1 || rc=$?
 	release
-	if [ $built -ne 0 ]; then
-		record fail "mutant $name: does not build: $(grep -m 1 -i 'error' "$LOGS/mutant.log")"
-		return
-	fi
-	(mutant_boot "$name" "$test" "$machine")
-	# Nothing that the workbench fails in may pass for a kill.
-	if grep -q '^wb: ' "$RUN/$name/boot.log"; then
-		record fail "mutant $name: $(sed -n 's/^wb: //p' "$RUN/$name/boot.log")"
-	elif grep -q '^fail ' "$RUN/$name/summary"; then
-		record pass "mutant $name: killed: $(sed -n 's/^fail //p' "$RUN/$name/summary" | head -n 1)"
-	else
-		record fail "mutant $name: survived $test in $machine"
-	fi
+	[ $rc -eq 0 ] || echo "mutant $name: does not build: $(grep -m 1 -i 'error' "$LOGS/mutant-build.log")"
+	return $rc
 }
 
-# mutant_run NAME
+# mutant_run NAME TEST MACHINE FILE:FUNCTION...: build it, and boot it beside the next ones.
 mutant_run()
 {
-	local began
+	local built=0 began pid
 
 	began=$(date +%s)
-	# shellcheck disable=SC2046 # the fields of the line
-	mutant_judge $(awk -v name="$1" '$1 == name' "$MUTANTS/index")
+	mutant_build "$@" > "$LOGS/mutant.log" 2>&1 || built=$?
 	mutant_restore
-	note "$(tail -n 1 "$RUN/summary" | cut -d' ' -f2-) ($(elapsed "$began"))"
+	if [ $built -ne 0 ]; then
+		record fail "$(tail -n 1 "$LOGS/mutant.log")"
+		note "$(tail -n 1 "$LOGS/mutant.log")"
+		return
+	fi
+	mutants_wait $((JOBS - 1))
+	mutant_machine "$1" "$2" "$3" "$began" &
+	pid=$!
+	MUTANT_MACHINES="$MUTANT_MACHINES $pid"
+	# The next mutant replaces what this one's machine is made from.
+	while kill -0 $pid 2> /dev/null && [ ! -e "$RUN/$1/$3/packed" ]; do
+		sleep 0.1
+	done
 }
 
 # What is built is the last mutant otherwise.
@@ -172,7 +207,18 @@ mutants_undo()
 	done
 }
 
-# mutants_all NAME...: build and boot each.
+mutants_end()
+{
+	local pid
+
+	for pid in $MUTANT_MACHINES; do
+		kill_tree "$pid"
+	done
+	mutant_restore
+	rm -rf "$RUN"
+}
+
+# mutants_all NAME...: build one after the other, and boot as many at a time as there are processors.
 mutants_all()
 {
 	local name
@@ -186,13 +232,15 @@ mutants_all()
 		grep -q "^$name " "$MUTANTS/index" || die "no mutant '$name'; 'wb mutants --list' lists them"
 	done
 	run_new
-	trap 'mutant_restore; rm -rf "$RUN"' EXIT
+	trap mutants_end EXIT
 	trap 'note "what is built is a mutant still: wb build$MUTATED"; exit 130' INT TERM
 	say "Mutants: $#"
 	mkdir -p "$LOGS"
 	for name; do
-		mutant_run "$name"
+		# shellcheck disable=SC2046 # the fields of the line
+		mutant_run $(awk -v name="$name" '$1 == name' "$MUTANTS/index")
 	done
+	mutants_wait 0
 	step mutants-undo "kernels without mutants again" 0 mutants_undo ||
 		record fail "what is built are mutants still: wb build$MUTATED"
 	RESULTS=$BUILD/mutants

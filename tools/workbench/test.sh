@@ -3,20 +3,22 @@
 #
 # The whole run: static checks, build, and the booted matrix that the file `tests` describes.
 #
-# Sets RUN, the folder of the run, and RESULTS, where it goes at its end. Takes kernels (see build.sh), and sets VM to the
-# machine that is judged.
+# Sets TESTS, the table; RUN, the folder of the run, and RESULTS, where it goes at its end. Takes kernels (see build.sh),
+# and sets VM to the machine that is judged.
 
+TESTS=$WB/tests
 RESULTS=$BUILD/results
 
+# machines [long]: those of the whole run, or those that take too long for it.
 machines()
 {
-	awk '$1 == "machine" { print $2 }' "$WB/tests"
+	awk -v kind="${1:-machine}" '$1 == kind { print $2 }' "$TESTS"
 }
 
 # machine_fields MACHINE: its kernel and parameters.
 machine_fields()
 {
-	awk -v name="$1" '$1 == "machine" && $2 == name { $1 = $2 = ""; print }' "$WB/tests"
+	awk -v name="$1" '$1 ~ /^(machine|long)$/ && $2 == name { $1 = $2 = ""; print }' "$TESTS"
 }
 
 # tests_of MACHINE: its lines of the table, without the field MACHINES.
@@ -38,7 +40,7 @@ tests_of()
 			name = $2
 			sub(/^[^ \t]+[ \t]+[^ \t]+[ \t]+[^ \t]+[ \t]+/, "")
 			print kind, name, $0
-		}' "$WB/tests"
+		}' "$TESTS"
 }
 
 # machine_kernel MACHINE: take its kernel.
@@ -46,7 +48,7 @@ machine_kernel()
 {
 	# shellcheck disable=SC2046 # the fields of the line
 	set -- "$1" $(machine_fields "$1")
-	[ $# -gt 1 ] || die "no machine '$1': the file tests has $(machines | tr '\n' ' ')"
+	[ $# -gt 1 ] || die "no machine '$1': the file tests has $( (machines; machines long) | tr '\n' ' ')"
 	kernel_take "$2"
 }
 
@@ -54,7 +56,7 @@ machine_kernel()
 test_kernels()
 {
 	awk -v bench=$BENCH_KERNEL 'BEGIN { has[bench] = 1 }
-		NR == FNR { if ($1 == "machine") has[$3] = 1; next } $1 in has { print $1 }' "$WB/tests" "$WB/kernels"
+		NR == FNR { if ($1 == "machine") has[$3] = 1; next } $1 in has { print $1 }' "$TESTS" "$WB/kernels"
 }
 
 # The selftests that the machines of an architecture need.
@@ -62,7 +64,7 @@ test_programs()
 {
 	local machine
 
-	for machine in $(machines); do
+	for machine in $(machines; machines long); do
 		if [ "$(machine_kernel "$machine"; echo "$KARCH")" = "$1" ]; then
 			tests_of "$machine"
 		fi
@@ -149,7 +151,7 @@ machine_boot()
 			case $args in
 			*--kernel*)
 				vm_file "$(kernel_image)" guest-kernel
-				vm_file "$(arch_out)/gmem-guest/initrd" guest-initrd ;;
+				vm_file "$OUT/gmem-guest/initrd" guest-initrd ;;
 			esac ;;
 		*:gmem-top-test)
 			vm_file "$(arch_out)/gmem-top/gmem-top"

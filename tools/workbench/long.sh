@@ -1,0 +1,164 @@
+# SPDX-License-Identifier: GPL-2.0-only
+# shellcheck shell=dash
+#
+# What takes too long for the whole run, and the tests of each part of the series at the end of that part.
+#
+# Sets, in shells of their own, BUILD and TREE to a folder and a tree for parts, and for test.sh RUN and TESTS.
+
+# What `wb long` does, a wb command a line.
+long_steps()
+{
+	echo "matrix $(machines long | tr '\n' ' ')"
+	echo mutants
+	echo each
+	echo parts
+	echo packages --test
+}
+
+# long_step STEP...: some of these, or all.
+long_step()
+{
+	local step
+
+	long_steps | while read -r step; do
+		case " $* " in
+		"  "|*" ${step%% *} "*)	echo "$step" ;;
+		esac
+	done
+}
+
+cmd_long()
+{
+	local step began
+
+	for step; do
+		long_steps | cut -d ' ' -f 1 | grep -qx -e "$step" ||
+			die "long: no step '$step': there are $(long_steps | cut -d ' ' -f 1 | tr '\n' ' ')"
+	done
+	have_tree
+	long_step "$@" > "$BUILD/long.steps"
+	run_new
+	# Standard input stays what it is for the commands.
+	while read -r step <&7; do
+		began=$(date +%s)
+		say "wb $step"
+		# shellcheck disable=SC2086 # a command and its arguments
+		stage "wb $step" "$WB/wb" $step 7<&- || :
+		note "wb $step took $(elapsed "$began")"
+	done 7< "$BUILD/long.steps"
+	RESULTS=$BUILD/long
+	run_end
+}
+
+# series_parts: lines "PART PATCHES", how many patches the series has at the end of that part.
+series_parts()
+{
+	awk '
+		/^# [A-Z]\. / { if (part) print part, nr; part = substr($2, 1, 1) }
+		/^[^#]/ { nr++ }
+		END { print part, nr }' "$PATCHES/series"
+}
+
+# part_knows TEXT FILE...: this part of the series has it.
+part_knows()
+{
+	local text="$1"
+
+	shift
+	tgit grep -q "$text" HEAD -- "$@"
+}
+
+# part_tests: the table `tests` without the machines and the tests that this part does not have yet, nor those of programs
+# that come with the workbench.
+part_tests()
+{
+	local kind name rest
+
+	while read -r kind name rest; do
+		# shellcheck disable=SC2086 # the fields of the line
+		case $kind in
+		machine)
+			case $rest in
+			"x86_64"*)	;;
+			*)		continue ;;
+			esac
+			case $rest in
+			*gmem_*)	part_knows gmem_in_place_conversion virt/kvm || continue ;;
+			esac
+			case $rest in
+			*gmem_hugepages*) part_knows gmem_hugepages virt/kvm || continue ;;
+			esac ;;
+		test)
+			set -- $rest
+			[ -e "$TREE/tools/testing/selftests/$4.c" ] || continue ;;
+		kunit)
+			set -- $rest
+			part_knows "$4" virt/kvm arch/x86/kvm || continue ;;
+		esac
+		printf '%s\t%s\t%s\n' "$kind" "$name" "$rest"
+	done < "$WB/tests"
+}
+
+# part_build: kernel and selftests.
+part_build()
+{
+	local configs
+
+	configs=$(kernel_fields "$KERNEL" | cut -d ' ' -f 5-)
+	part_knows KVM_GMEM_KUNIT_TEST virt/kvm/Kconfig || configs=${configs% series}
+	# shellcheck disable=SC2046 # a list of tests
+	kernel_make CONFIGS="$configs" kernel &&
+		kernel_make CONFIGS="$configs" selftests init TESTS="$(test_programs "$KARCH" | tr '\n' ' ')"
+}
+
+# part_test PART PATCHES: all its tests, in a tree of its own.
+part_test()
+{
+	local series="$TREE" commit machine
+
+	commit=$(tgit rev-list --reverse base..HEAD | sed -n "${2}p")
+	BUILD=$BUILD/parts TREE=$BUILD/parts/linux
+	mkdir -p "$BUILD"
+	[ -e "$TREE" ] || step parts-tree "a tree for parts" 0 git clone -q --shared --no-tags "$series" "$TREE" ||
+		return 1
+	{ tgit fetch -q "$series" "$commit" && tgit checkout -q -f --detach "$commit"; } || return 1
+	kernel_take x86_64
+	part_tests > "$BUILD/tests"
+	TESTS=$BUILD/tests
+	step "part-$1" "kernel and selftests at the end of part $1" - part_build || return 1
+	RUN=$RUN/part-$1
+	mkdir -p "$RUN"
+	: > "$RUN/summary"
+	# shellcheck disable=SC2046 # a list of machines
+	run_machines $(machines)
+	! grep -q '^fail ' "$RUN/summary" && grep -q '^pass ' "$RUN/summary"
+}
+
+cmd_parts()
+{
+	local part nr
+
+	have_tree
+	tree_clean || die "build/linux has edits or new files that are not committed"
+	series_parts > "$BUILD/parts.list"
+	for part; do
+		grep -q "^$part " "$BUILD/parts.list" ||
+			die "parts: no part '$part': there are $(cut -d ' ' -f 1 "$BUILD/parts.list" | tr '\n' ' ')"
+	done
+	run_new
+	while read -r part nr; do
+		case " $* " in
+		"  "|*" $part "*) ;;
+		*)	continue ;;
+		esac
+		say "Part $part, $nr patches"
+		(part_test "$part" "$nr") || :
+		if [ -s "$RUN/part-$part/summary" ]; then
+			sed "s/ / part $part: /" "$RUN/part-$part/summary" >> "$RUN/summary"
+		else
+			record fail "part $part: nothing was run"
+		fi
+	done < "$BUILD/parts.list"
+	RESULTS=$BUILD/parts.results
+	run_end
+}
