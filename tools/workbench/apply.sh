@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: GPL-2.0-only
 # shellcheck shell=dash
 #
-# The series on a kernel tree of one's own, a git checkout or plain files.
+# Apply the series to a kernel tree of your own, a git checkout or plain files.
 #
-# All patches are tried in a scratch repository, so the tree itself changes either in one go or not at all. A git tree
-# is moved forward to the commits made there, and keeps where it was in refs/worktree/gmem-before, where it went in
-# refs/worktree/gmem-after. A plain tree gets the files, and keeps those it had, and those it got, in .gmem-apply/.
+# All patches are tried in a scratch repository first, so the tree itself changes either in one go or not at all. A git
+# tree is fast-forwarded to the commits made there; refs/worktree/gmem-before and refs/worktree/gmem-after point to
+# where it was and where it went. In a plain tree the files are replaced; old and new ones are kept in .gmem-apply/.
 #
-# cmd_apply sets SCRATCH, the repository; apply_trials sets TRIAL, a folder with trees to try it on.
+# cmd_apply sets SCRATCH, the repository; apply_trials sets TRIAL, a directory with trees to try it on.
 
 APPLY_UNDO=.gmem-apply
 
@@ -17,7 +17,7 @@ apply_is_git()
 	[ "$(git -C "$1" rev-parse --show-cdup 2> /dev/null || echo none)" = "" ]
 }
 
-# apply_version DIR: as its Makefile has it, or nothing.
+# apply_version DIR: print the version in its Makefile, or nothing.
 apply_version()
 {
 	awk '$2 == "=" && $1 ~ /^(VERSION|PATCHLEVEL|SUBLEVEL|EXTRAVERSION)$/ { v[$1] = $3 }
@@ -30,7 +30,7 @@ apply_new_files()
 	sed -n '/^--- \/dev\/null$/ { n; s,^+++ b/,,p; }' "$PATCHES"/*.patch | sort -u
 }
 
-# apply_is_7_3 DIR COMMAND: refuse anything else for that command.
+# apply_is_7_3 DIR COMMAND: fail that command unless DIR is a 7.3 tree.
 apply_is_7_3()
 {
 	local version
@@ -41,17 +41,17 @@ apply_is_7_3()
 	base_is_7_3 "$1" || die "$2: $1 is Linux $version, the series is for 7.3"
 }
 
-# apply_fits DIR: refuse what needs no trial.
+# apply_fits DIR: refuse a tree if it is obvious without a trial that the series does not fit.
 apply_fits()
 {
 	local file
 
 	apply_is_7_3 "$1" apply
 	[ ! -e "$1/$APPLY_UNDO" ] ||
-		die "apply: the series has been applied to $1 already ('wb apply --undo $1' takes it back)"
+		die "apply: the series has been applied to $1 already ('wb apply --undo $1' reverts it)"
 	for file in $(apply_new_files); do
 		[ ! -e "$1/$file" ] ||
-			die "apply: $1 has $file, which the series adds: it has been applied already, as it is or in another version"
+			die "apply: $1 has $file, which the series adds: it has been applied already, in this or another version"
 	done
 }
 
@@ -64,10 +64,10 @@ apply_clean()
 			die "apply: $1 is in the middle of a git am, rebase, merge or cherry-pick: finish that first"
 	done
 	[ -z "$(git -C "$1" status --porcelain -uno)" ] ||
-		die "apply: $1 has changes that are not committed: commit them, or put them aside with git stash"
+		die "apply: $1 has changes that are not committed: commit or stash them"
 }
 
-# The commit that a git tree has checked out, in a repository that shares its objects. Only the files of the series are
+# Check out the commit of a git tree in a repository that shares its objects. Only files that the series touches are
 # written.
 apply_scratch_git()
 {
@@ -82,8 +82,8 @@ apply_scratch_git()
 		git -C "$SCRATCH" checkout -q --detach "$head"
 }
 
-# apply_some FROM TO: copy the files of the list that comes in, those that exist. Each is replaced, as it may be a hard
-# link, and is new to make.
+# apply_some FROM TO: copy the files listed on standard input, if they exist. Replace each one, as it may be a hard
+# link, and so that make sees it as new.
 apply_some()
 {
 	local file
@@ -101,7 +101,7 @@ apply_scratch_plain()
 		commit -q --allow-empty -m "a plain tree"
 }
 
-# apply_try DIR: all patches, in the scratch repository.
+# apply_try DIR: apply all patches in the scratch repository.
 apply_try()
 {
 	if apply_is_git "$1"; then
@@ -114,7 +114,7 @@ apply_try()
 	series_am "$SCRATCH"
 }
 
-# apply_git DIR: a fast forward, which git refuses before it writes anything, e.g. because of a file that is in the way.
+# apply_git DIR: fast-forward. Git refuses before it writes anything, e.g. if an untracked file would be overwritten.
 apply_git()
 {
 	git -C "$1" fetch -q --no-tags --no-write-fetch-head "$SCRATCH" \
@@ -130,7 +130,7 @@ apply_forget()
 	git -C "$1" update-ref -d refs/worktree/gmem-after
 }
 
-# apply_plain DIR: if it is interrupted, there is everything to go back with.
+# apply_plain DIR: if it is interrupted, everything needed to go back is there.
 apply_plain()
 {
 	local undo="$1/$APPLY_UNDO"
@@ -160,7 +160,7 @@ undo_git()
 	apply_forget "$1"
 }
 
-# undo_plain DIR: files are the old or the new ones; others have been edited since.
+# undo_plain DIR: each file must be the old or the new one, anything else has been edited since.
 undo_plain()
 {
 	local undo="$1/$APPLY_UNDO" file
@@ -176,7 +176,7 @@ undo_plain()
 		rm -f "$1/$file" || die "apply: cannot remove $1/$file"
 		(cd "$1" && rmdir -p --ignore-fail-on-non-empty "$(dirname "$file")" 2> /dev/null) || :
 	done < "$undo/files"
-	apply_some "$undo/old" "$1" < "$undo/files" || die "apply: cannot write to $1; what is missing is in $undo/old"
+	apply_some "$undo/old" "$1" < "$undo/files" || die "apply: cannot write to $1; the missing files are in $undo/old"
 	rm -rf "$undo"
 }
 
@@ -190,9 +190,9 @@ cmd_apply()
 	-*)	die "apply: no option '$1'; see 'wb help'" ;;
 	esac
 	[ $# -eq 1 ] || die "apply: name one kernel tree"
-	[ -d "$1" ] || die "apply: no folder $1"
+	[ -d "$1" ] || die "apply: no directory $1"
 	dir=$(cd "$1" && pwd -P)
-	command -v git > /dev/null || die "apply: it takes git, also for a plain tree: apt-get install git"
+	command -v git > /dev/null || die "apply: git is needed, even for a plain tree: apt-get install git"
 	if [ "$mode" = --undo ]; then
 		if apply_is_git "$dir"; then undo_git "$dir"; else undo_plain "$dir"; fi
 		note "$dir is as it was before the series"
@@ -210,7 +210,7 @@ cmd_apply()
 	if [ "$mode" = --dry-run ]; then
 		note "all fit: $said"
 	elif apply_is_git "$dir"; then
-		apply_git "$dir" || die "apply: nothing was changed in $dir: git refused, as it says above"
+		apply_git "$dir" || die "apply: nothing was changed in $dir: git refused, see above"
 		note "applied as commits: $said"
 	else
 		apply_plain "$dir" || die "apply: nothing was changed in $dir: it cannot be written to"
@@ -220,7 +220,7 @@ cmd_apply()
 	trap - EXIT
 }
 
-# apply_refused TEXT ARGUMENT...: wb apply fails, and says why.
+# apply_refused TEXT ARGUMENT...: check that wb apply fails with this message.
 apply_refused()
 {
 	local text="$1" said
@@ -236,7 +236,7 @@ apply_refused()
 	esac
 }
 
-# trial_files DIR COMMIT: of the files of that commit, those that wb apply looks at.
+# trial_files DIR COMMIT: extract the files of that commit that wb apply looks at.
 trial_files()
 {
 	rm -rf "$1"
@@ -245,7 +245,7 @@ trial_files()
 	tgit archive "$2" -- Makefile Kbuild $(tgit ls-tree -r --name-only "$2" -- $(series_files)) | tar -C "$1" -xf -
 }
 
-# trial_same DIR COMMIT: the tree has just these files.
+# trial_same DIR COMMIT: check that the tree consists of exactly these files.
 trial_same()
 {
 	trial_files "$TRIAL/expected" "$2" && diff -r "$1" "$TRIAL/expected"
@@ -267,11 +267,11 @@ trial_plain()
 	trial_same "$dir" refs/wb/next || return 1
 	apply_refused "it has been applied already" "$dir" || return 1
 	mv "$TRIAL/undo" "$dir/$APPLY_UNDO"
-	# Interrupted half way.
+	# As if it had been interrupted half-way.
 	cp "$dir/$APPLY_UNDO/old/$file" "$dir/$file"
 	(cmd_apply --undo "$dir") && trial_same "$dir" base || return 1
 
-	# Nothing that the series changes fits any more.
+	# No change to this file applies any more.
 	sed -i 's/$/ /' "$dir/$file"
 	cp -a "$dir" "$TRIAL/before"
 	apply_refused ".patch does not apply: $file" "$dir" || return 1
@@ -321,11 +321,11 @@ apply_trials()
 	rm -rf "$TRIAL"
 	mkdir -p "$TRIAL"
 	trial_plain && trial_git || return 1
-	apply_refused "no folder" "$TRIAL/none" || return 1
+	apply_refused "no directory" "$TRIAL/none" || return 1
 	rm -rf "$TRIAL"
 }
 
-# Of `wb test`: applied, refused and undone, on the files of the base that the series touches.
+# For `wb test`: apply, refuse and undo, on the base's versions of the files that the series touches.
 apply_check()
 {
 	have_tree

@@ -1,17 +1,18 @@
 # SPDX-License-Identifier: GPL-2.0-only
 # shellcheck shell=dash
 #
-# What the series builds on: Debian packages, and the base kernel's source.
+# Prerequisites: Debian packages, and the source of the base kernel.
 #
-# cmd_fetch sets VERSION and BASE_TAR, the version of the base and its tarball, and APT, a folder while it fetches.
+# cmd_fetch sets VERSION and BASE_TAR, the version of the base and its tarball, and APT, a temporary directory.
 
 BASE_PACKAGE=linux-source-7.3
 BASE_VERSION=7.3.4-1~bpo13+1
 BASE_SHA256=76df1affb19f24926949369be1d74b60071c963c598ce8780bddd4bbf0fc3bc4
 BASE_SUITE=trixie-backports
 
-# deps_missing tree|demo|test|docs|packages: packages to install. The list says which command needs it first, the package,
-# and what it has to bring. Files are looked for, not packages: any compiler will do.
+# deps_missing tree|demo|test|docs|packages: print packages to install. Each line of the list has the first command that
+# needs the package, the package, and a file or program that it provides. Only the latter is checked: any compiler will
+# do.
 deps_missing()
 {
 	local command package thing file
@@ -70,14 +71,15 @@ deps_missing()
 	END
 }
 
-# cmd_deps [tree|demo|test|docs|packages]: all that the command needs. All need what tree does, all others what demo does.
+# cmd_deps [tree|demo|test|docs|packages]: install what the command needs. All need what tree needs, and all but tree
+# what demo needs.
 cmd_deps()
 {
 	local command="${1:-test}" missing sudo=''
 
 	case $command in
 	tree|demo|test|docs|packages) ;;
-	*)	die "deps: for 'tree', 'demo', 'test', 'docs' or 'packages', not for '$command'" ;;
+	*)	die "deps: expected 'tree', 'demo', 'test', 'docs' or 'packages', not '$command'" ;;
 	esac
 	missing=$(deps_missing "$command" | tr '\n' ' ')
 	[ -n "$missing" ] || return 0
@@ -86,9 +88,9 @@ cmd_deps()
 	need_disk / 2000 "the packages"
 	if [ "$(id -u)" -ne 0 ]; then
 		command -v sudo > /dev/null ||
-			die "neither root nor sudo here; as root, run: apt-get install $missing"
+			die "not root, and no sudo; as root, run: apt-get install $missing"
 		sudo=sudo
-		# Ask for the password now, a progress line would hide the prompt.
+		# Ask for the password now, as a progress line would hide the prompt.
 		sudo -v || die "sudo refused"
 	fi
 	step apt-update "package lists" 0 $sudo apt-get update ||
@@ -109,7 +111,7 @@ apt_mirrors()
 	awk '$1 ~ /^(bookworm|trixie|forky|sid|stable|testing|unstable)(-updates|-backports)?$/ && !seen[$2]++ { print $2 }'
 }
 
-# apt with lists, cache and sources of its own, so that the system's stay as they are.
+# Run apt with its own lists, cache and sources, to leave the system's alone.
 apt_private()
 {
 	local tool="$1"
@@ -161,7 +163,7 @@ tarball_of()
 	echo "$CACHE/${BASE_PACKAGE}_$1.tar.xz"
 }
 
-# Nothing to do with KERNEL_SRC.
+# With KERNEL_SRC there is nothing to do.
 cmd_fetch()
 {
 	local sum
@@ -188,8 +190,8 @@ cmd_fetch()
 	[ -n "$VERSION" ] || die "$BASE_SUITE has no $BASE_PACKAGE any more; set KERNEL_SRC to a 7.3 source tree"
 	BASE_TAR=$(tarball_of "$VERSION")
 	if [ "$VERSION" != $BASE_VERSION ]; then
-		note "NOTICE: $BASE_PACKAGE $BASE_VERSION, which this series was made for, has gone."
-		note "NOTICE: taking $VERSION instead."
+		note "NOTICE: $BASE_PACKAGE $BASE_VERSION, which this series was made for, is no longer available."
+		note "NOTICE: using $VERSION instead."
 	fi
 	if [ ! -e "$BASE_TAR" ]; then
 		step fetch "download" 0 apt_download "$VERSION" || die "the download failed"
@@ -203,8 +205,8 @@ cmd_fetch()
 	trap - EXIT
 }
 
-# base_unpack DIR: the base's files, from the tarball or from KERNEL_SRC. Of a git checkout take the last commit, without
-# object files and local edits.
+# base_unpack DIR: unpack the base, from the tarball or from KERNEL_SRC. If that is a git checkout, take its last
+# commit, without object files and local edits.
 base_unpack()
 {
 	mkdir -p "$1" || return 1
@@ -225,9 +227,9 @@ base_is_7_3()
 		grep -qx 'VERSION = 7' "$1/Makefile" && grep -qx 'PATCHLEVEL = 3' "$1/Makefile"
 }
 
-# base_commit DIR NAME: a git repository with the one commit that the series starts from. Names and dates are fixed,
-# so that equal files give an equal commit anywhere. Git adds big files to a pack, so call all of them big: one pack instead
-# of 95000 objects.
+# base_commit DIR NAME: make a git repository with the one commit that the series starts from. Names and dates are
+# fixed, so that the same files give the same commit everywhere. Git adds big files to a pack directly, so declare all
+# files big, to get one pack instead of 95000 objects.
 base_commit()
 {
 	cd "$1" &&

@@ -3,7 +3,7 @@
 # awk -f bench.awk -v mode=MODE -v percent=N -v kernel=.. -v compiler=.. -v emulator=.. \
 #	what=goal GOALS what=recorded EXPECTED what=row ROWS
 #
-# The rows of gmem-bench as a table for people (MODE table), for the documentation (rst) or for programs (json), as
+# Print the rows of gmem-bench as a table to read (MODE table), for the documentation (rst) or for programs (json), as
 # results of a test run (judge), or as ratios to record (record).
 
 BEGIN {
@@ -36,7 +36,7 @@ function add(name, u, v)
 	unit[name] = u
 }
 
-# How many times as much another way takes as the one in place.
+# The cost of another way, relative to in-place conversion.
 function against(way, what,	mine, other)
 {
 	mine = "round trip in place, " what
@@ -45,8 +45,9 @@ function against(way, what,	mine, other)
 		add(way " / in place, " what, "x", value[other] / value[mine])
 }
 
-# What a row is recorded as a ratio to; 1 for what no compiler changes, 0 for what is not recorded: references, quotients of
-# other rows, what is no matter of conversions, and what is that long by chance.
+# The value that a row is divided by when it is recorded: 1 if it does not depend on the compiler, and 0 if it is not
+# recorded at all, i.e. for references, quotients of other rows, rows that do not measure conversions, and rows whose
+# value is a matter of chance.
 function reference(name)
 {
 	if (name ~ /^reference|^reading the clock|^a system call|no conversions$/ || unit[name] == "x" ||
@@ -179,7 +180,7 @@ function record(	i, name)
 	print "#"
 	print "# Recorded by 'wb bench --record'; 'wb test' fails if a row costs " percent " percent more. Instructions per call, page or"
 	print "# fault are ratios to the reference row of the same run, so that another compiler does not look like another kernel;"
-	print "# ms and KiB are what they are. Made with " compiler "."
+	print "# ms and KiB are absolute values. Made with " compiler "."
 	print "#"
 	print "#\tRATIO UNIT ROW"
 	print ""

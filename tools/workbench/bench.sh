@@ -1,20 +1,20 @@
 # SPDX-License-Identifier: GPL-2.0-only
 # shellcheck shell=dash
 #
-# The benchmark: tools/gmem-bench on a kernel without checks, in a machine whose clock counts instructions. Its figures
-# depend on kernel, compiler and the emulated CPU, not on the machine that emulates it, nor on what else that does.
+# The benchmark: tools/gmem-bench on a kernel without debug checks, in a machine whose clock counts instructions. The
+# results depend on the kernel, the compiler and the emulated CPU, but neither on the host nor on its load.
 #
-#	bench.goals	what the series is to reach, by row
-#	bench.expected	what was recorded by 'wb bench --record', as ratios: see there
-#	bench.awk	from rows to tables
+#	bench.goals	the goals of the series, by row
+#	bench.expected	ratios recorded by 'wb bench --record', see there
+#	bench.awk	makes tables from rows
 #
 # Sets BENCH_KERNEL and BENCH_PERCENT, once.
 
 BENCH_KERNEL=plain
-# Beyond this many percent of what is recorded, a row has failed.
+# A row fails if it exceeds its recorded value by more than this many percent.
 BENCH_PERCENT=10
 
-# bench_vm DIR: a machine whose clock counts instructions, with the program and in-place conversion.
+# bench_vm DIR: make a machine whose clock counts instructions, with the program, and in-place conversion on.
 bench_vm()
 {
 	have_kernel
@@ -25,7 +25,7 @@ bench_vm()
 	vm_kvm gmem_in_place_conversion=1
 }
 
-# bench_boot DIR: both ways in one boot, with KVM reloaded for the second; DIR/rows is what the program printed.
+# bench_boot DIR: run both modes in one boot, and reload KVM for the second. Leaves the program's output in DIR/rows.
 bench_boot()
 {
 	kernel_take $BENCH_KERNEL
@@ -35,14 +35,14 @@ bench_boot()
 	vm_kvm gmem_in_place_conversion=0
 	vm_plan run per-vm 0 /bin/gmem-bench per-vm
 	vm_kvm_unload
-	# As kbuild's steps look, for the progress line.
+	# Make rows look like kbuild's output, for the progress line.
 	vm_run stdio | tee "$1/rows" | sed -u 's/^row/  ROW/'
 	vm_ended "$1" || return 1
 	! awk '$1 == "exit" && $3 != 0 { print "gmem-bench, " $2 ": exit status " $3; bad = 1 } END { exit !bad }' \
 		"$1/verdict"
 }
 
-# bench_profile DIR [CASE...]: the kernel functions that conversions spend their time in, after each row.
+# bench_profile DIR [CASE...]: print the kernel functions that conversions spend their time in, after each row.
 bench_profile()
 {
 	local dir="$1"
@@ -54,7 +54,7 @@ bench_profile()
 	vm_ended "$dir"
 }
 
-# bench_print MODE DIR: the rows of a run, as bench.awk has them.
+# bench_print MODE DIR: print the rows of a run in one of bench.awk's modes.
 bench_print()
 {
 	local config="$OUT/.config"
@@ -71,7 +71,7 @@ bench_step()
 	step bench "benchmark" "$(grep -vc '^#' "$WB/bench.expected")" bench_boot "$1"
 }
 
-# For 'wb test': each row a result, in a run's summary.
+# For 'wb test': add each row to the run's summary, as a result.
 run_bench()
 {
 	local dir="$RUN/bench"
@@ -101,7 +101,7 @@ cmd_bench()
 		mode=${1#--} ;;
 	*)	die "bench: no option '$1'; see 'wb help'" ;;
 	esac
-	# What is asked for goes to standard output alone.
+	# Only the requested format goes to standard output.
 	exec 3>&1
 	[ "$mode" = table ] || [ "$mode" = profile ] || exec 1>&2
 
@@ -132,5 +132,5 @@ cmd_bench()
 		say "Not as recorded in tools/workbench/bench.expected"
 		cat "$dir/failed"
 	fi
-	note "in build/bench: table, bench.json, and rows, as the program printed them"
+	note "in build/bench: table, bench.json, and rows, the program's output"
 }

@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: GPL-2.0-only
 # shellcheck shell=dash
 #
-# Booting: a machine is a folder of its own with a plan for init.c, a list of files for its initramfs, and the ports
-# through which the tests' output comes back.
+# Booting: each machine has its own directory with a plan for init.c, a list of files for its initramfs, and the output
+# of the ports through which results come back.
 #
-# vm_new sets VM, the folder, and how the machine is going to be: VM_CPUS, VM_MEM in MiB, VM_TIME in seconds until it is
-# given up (0: never), VM_APPEND, words of its kernel command line, and VM_CLOCK, see vm_counted. Change them before vm_kvm
-# and vm_run. vm_kvm sets VM_VENDOR, the vendor's module.
+# vm_new sets VM, the directory, and the properties of the machine: VM_CPUS, VM_MEM in MiB, VM_TIME, the timeout in
+# seconds (0: none), VM_APPEND, words of its kernel command line, and VM_CLOCK, see vm_counted. Change them before
+# vm_kvm and vm_run. vm_kvm sets VM_VENDOR, the vendor's module.
 
-# vm_new [DIR]: a machine with the kernel taken, in this folder or in a new one.
+# vm_new [DIR]: set up a machine with the selected kernel, in this directory or in a new one.
 vm_new()
 {
 	mkdir -p "$BUILD"
@@ -30,14 +30,14 @@ vm_new()
 	VM_CPUS=2 VM_MEM=3072 VM_TIME=600 VM_APPEND='' VM_CLOCK='' VM_VENDOR=''
 }
 
-# vm_counted: the clock counts instructions, each a nanosecond, and stands still for nothing else. That takes one
+# vm_counted: make the clock advance by a nanosecond with each instruction, and by nothing else. This is limited to one
 # emulated CPU.
 vm_counted()
 {
 	VM_CLOCK=counted VM_CPUS=1
 }
 
-# vm_plan FIELD...: one line of the plan.
+# vm_plan FIELD...: add a line to the plan.
 vm_plan()
 {
 	local line='' field
@@ -50,14 +50,14 @@ vm_plan()
 	printf '%s\n' "$line" >> "$VM/plan"
 }
 
-# vm_file FILE [NAME]: the file as /bin/NAME, with the libraries it needs, if any, where it looks for them.
+# vm_file FILE [NAME]: add the file as /bin/NAME, with the libraries it needs, if any, where it looks for them.
 vm_file()
 {
 	local path
 
 	path=$(cd "$(dirname "$1")" && pwd -P)/$(basename "$1")
 	[ -r "$path" ] || die "cannot read $1"
-	case $path in *" "*) die "a path with a space cannot be brought along: $path" ;; esac
+	case $path in *" "*) die "files with a space in their path cannot be added: $path" ;; esac
 	echo "file /bin/${2:-$(basename "$1")} $path 755 0 0" >> "$VM/cpio"
 	ldd "$path" 2> /dev/null | awk '
 		/not found/ { print "missing " $1 }
@@ -65,7 +65,7 @@ vm_file()
 		$1 ~ /^\// && $2 != "=>" { print $1, $1 }' >> "$VM/libs"
 }
 
-# vm_module MODULE [PARAMETER=VALUE...]: bring it along and load it at this point of the plan.
+# vm_module_file MODULE: add it.
 vm_module_file()
 {
 	local ko
@@ -75,32 +75,33 @@ vm_module_file()
 	echo "file /modules/$1.ko $ko 644 0 0" >> "$VM/cpio"
 }
 
+# vm_module MODULE [PARAMETER=VALUE...]: add it, and load it at this point of the plan.
 vm_module()
 {
 	vm_module_file "$1"
 	vm_plan insmod "$@"
 }
 
-# vm_kvm PARAMETER...: load KVM and the module of the CPU's vendor. A PARAMETER is [MODULE.]NAME=VALUE, or nested=0|1,
-# whatever the vendor calls nested paging.
+# vm_kvm PARAMETER...: load KVM and the module of the CPU's vendor. A PARAMETER is [MODULE.]NAME=VALUE, or nested=0|1
+# for nested paging, which has a different name with each vendor.
 vm_kvm()
 {
 	local paging kvm='' arch='' param
 
 	if [ "$KARCH" != x86_64 ]; then
-		[ $# -eq 0 ] || die "KVM is no module on $KARCH: parameter '$1' cannot be given"
+		[ $# -eq 0 ] || die "KVM is not a module on $KARCH, so it cannot take the parameter '$1'"
 		return
 	fi
 	case $(vm_accel) in
 	kvm-intel) VM_VENDOR=kvm-intel paging=ept ;;
 	kvm-amd)	VM_VENDOR=kvm-amd paging=npt ;;
 	tcg)	VM_VENDOR=kvm-amd paging=npt
-		# In QEMU's emulation (seen in 7.2 and 10.0) a VM must not run on CPU 0. Any CPU that restores x87 state,
-		# e.g. with XRSTOR, clears a flag in CPU 0's env->hflags2, by a read and a write (cpu_clear_ignne()). If
-		# VMRUN or #VMEXIT on CPU 0 changes another flag in between, CPU 0 goes on in the wrong mode: the host's
-		# registers end up in the guest's VMCB, or interrupts nest until the machine stalls. That was once in some
-		# ten thousand conversions of guest_memfd_busy_test. So there is one more CPU, and init.c keeps all programs
-		# off CPU 0. A machine with a single CPU has no such race.
+		# In QEMU's emulation (seen in 7.2 and 10.0) a VM must not run on CPU 0. Any CPU that restores x87
+		# state, e.g. with XRSTOR, clears a flag in CPU 0's env->hflags2, by a read and a write
+		# (cpu_clear_ignne()). If VMRUN or #VMEXIT on CPU 0 changes another flag in between, CPU 0 continues in
+		# the wrong mode: the host's registers end up in the guest's VMCB, or interrupts nest until the machine
+		# stalls. This happened once in some ten thousand conversions of guest_memfd_busy_test. So add a CPU,
+		# and have init.c keep all programs off CPU 0. A machine with a single CPU does not have this race.
 		if [ $VM_CPUS -gt 1 ]; then
 			VM_CPUS=$((VM_CPUS + 1))
 			vm_plan avoid 0
@@ -111,7 +112,7 @@ vm_kvm()
 		nested=*) arch="$arch $paging=${param#*=}" ;;
 		kvm.*=*) kvm="$kvm ${param#*.}" ;;
 		kvm[-_]amd.*=*|kvm[-_]intel.*=*) arch="$arch ${param#*.}" ;;
-		*.*=*)	die "module of '$param' unknown: kvm, kvm_amd or kvm_intel" ;;
+		*.*=*)	die "unknown module in '$param': expected kvm, kvm_amd or kvm_intel" ;;
 		*=*)	kvm="$kvm $param" ;;
 		*)	die "module parameter '$param' has no value" ;;
 		esac
@@ -123,7 +124,7 @@ vm_kvm()
 	vm_module "$VM_VENDOR" $arch
 }
 
-# After the tests: unloading reports caches that are not empty, and files that leaked a reference.
+# Unload KVM after the tests, which reports caches that are not empty and leaked references to files.
 vm_kvm_unload()
 {
 	[ -n "$VM_VENDOR" ] || return 0
@@ -132,13 +133,13 @@ vm_kvm_unload()
 	vm_plan rmmod irqbypass
 }
 
-# Which way machines run: "tcg", or "kvm-amd" or "kvm-intel" where hardware virtualization nests for certain. That
-# /dev/kvm exists says nothing; the CPU flags and a probe decide, once per boot of the host.
+# Print how to run machines: "tcg", or "kvm-amd" or "kvm-intel" if hardware virtualization is known to nest. The
+# existence of /dev/kvm is not enough: check the CPU flags, and run a probe, once per boot of the host.
 vm_accel()
 {
 	local boot memo="$BUILD/accel" flag accel=tcg try=''
 
-	# Nothing else can count.
+	# Only TCG can count instructions.
 	if [ "${VM_CLOCK:-}" = counted ]; then
 		echo tcg
 		return
@@ -154,7 +155,7 @@ vm_accel()
 	vmx)	try=kvm-intel ;;
 	esac
 	if [ -n "$try" ] && [ -w /dev/kvm ]; then
-		# The probe is a machine like any other, so let it find its own way set.
+		# The probe is a machine like any other, so record what to use before it looks here.
 		printf '%s\n%s\n' "$boot" $try > "$memo"
 		mkdir -p "$LOGS"
 		if (accel_probe) > "$LOGS/accel-probe.log" 2>&1; then
@@ -182,7 +183,7 @@ vm_images()
 {
 	local missing
 
-	# Libraries: each once, with the folders they stand in.
+	# Add each library once, with its parent directories.
 	! missing=$(grep '^missing ' "$VM/libs") || die "libraries not found on this machine: $missing"
 	sort -u "$VM/libs" | awk '
 		{
@@ -198,15 +199,14 @@ vm_images()
 		}' >> "$VM/cpio"
 	"$OUT/usr/gen_init_cpio" "$VM/cpio" > "$VM/initramfs" || die "cannot make the initramfs"
 	cp "$(kernel_image)" "$VM/kernel"
-	# A disk for what needs an ordinary file system; init.c mounts it on /disk.
+	# A disk for tests that need an ordinary file system; init.c mounts it on /disk.
 	truncate -s 64M "$VM/disk"
 	mke2fs -q -F -t ext2 "$VM/disk" || die "cannot make the disk"
 }
 
-# vm_run [tty|stdio]: boot and wait for the end. With `tty` the terminal is the machine's console hvc0, with `stdio`
-# what the plan runs writes to standard output, otherwise to the file "output" in $VM.
-# What became of it is for the caller to read from $VM/verdict. Once there is a file "packed" in $VM, what is built may
-# change.
+# vm_run [tty|stdio]: boot and wait for the end. With `tty` the terminal is the machine's console hvc0, with `stdio` the
+# output of programs goes to standard output, otherwise to the file "output" in $VM. The results are in $VM/verdict.
+# Build output may change once the file "packed" exists in $VM.
 vm_run()
 {
 	local terminal="${1:-}" console=ttyS0 limit='' checks='' rc=0 port
@@ -217,7 +217,7 @@ vm_run()
 	release
 	: > "$VM/packed"
 	case $KARCH:$(vm_accel) in
-	arm64:*) # An ordinary pointer authentication is slow in emulation.
+	arm64:*) # The architected algorithm for pointer authentication is slow in emulation.
 		set -- qemu-system-aarch64 -machine virt,virtualization=on,gic-version=3 -accel tcg,thread=multi \
 			-cpu max,pauth-impdef=on
 		console=ttyAMA0 ;;
@@ -226,13 +226,13 @@ vm_run()
 			set -- "$@" -accel tcg,thread=single -icount shift=0,sleep=off
 		else
 			set -- "$@" -accel tcg,thread=multi
-			# The kernel expects ten ticks in time, which come late if this machine is busy.
+			# The kernel expects ten timer ticks in time, but they are late if the host is busy.
 			checks=no_timer_check
 		fi ;;
 	*)	set -- qemu-system-x86_64 -machine q35 -accel kvm -cpu host ;;
 	esac
 	set -- "$@" -nodefaults -no-user-config -display none -monitor none -no-reboot -smp $VM_CPUS,sockets=$VM_CPUS -m ${VM_MEM}M
-	# The last CPU is a NUMA node of its own.
+	# Put the last CPU into a NUMA node of its own.
 	[ $VM_CPUS -eq 1 ] || set -- "$@" \
 		-object memory-backend-ram,id=m0,size=$((VM_MEM / 2))M \
 		-object memory-backend-ram,id=m1,size=$((VM_MEM - VM_MEM / 2))M \
@@ -247,13 +247,13 @@ vm_run()
 	if [ "$terminal" = tty ]; then
 		set -- "$@" -chardev stdio,id=tty,signal=off -device virtconsole,chardev=tty
 	fi
-	# Any complaint of the kernel ends the machine.
+	# Panic on any warning, lockup or stall.
 	set -- "$@" -append "console=$console loglevel=7 panic=-1 oops=panic panic_on_warn=1 softlockup_panic=1 \
 sysctl.kernel.hung_task_panic=1 sysctl.kernel.panic_on_rcu_stall=1 $checks $VM_APPEND"
 	[ "$VM_TIME" -eq 0 ] || limit="timeout --foreground $VM_TIME"
 	if [ "$terminal" = stdio ]; then
-		# Not QEMU's own stdio: at the end of its input it would block the guest's output too. Held open here, the
-		# pipe ends when the machine has, started or not.
+		# Don't use QEMU's own stdio: at the end of its input it would block the guest's output, too. Hold the
+		# pipe open here, so that it ends with the machine, whether or not that has started.
 		mkfifo "$VM/output"
 		exec 9<> "$VM/output"
 		cat "$VM/output" 9>&- &
@@ -268,8 +268,8 @@ sysctl.kernel.hung_task_panic=1 sysctl.kernel.panic_on_rcu_stall=1 $checks $VM_A
 	return $rc
 }
 
-# vm_ended DIR: did the machine reach the end of its plan, with no complaint? Otherwise say what happened; the console's
-# log stays in DIR.
+# vm_ended DIR: succeed if the machine reached the end of its plan without warnings. Otherwise print what happened; the
+# console's log stays in DIR.
 vm_ended()
 {
 	if grep -qx end "$VM/verdict" 2> /dev/null && ! grep -q '^fatal \|^splat ' "$VM/verdict"; then
@@ -277,7 +277,7 @@ vm_ended()
 	fi
 	grep '^fatal \|^splat ' "$VM/verdict" 2> /dev/null || :
 	if ! grep -qx end "$VM/verdict" 2> /dev/null && ! grep -q '^fatal ' "$VM/verdict"; then
-		echo "the machine died or ran out of time; its console from the first complaint on:"
+		echo "the machine died or ran out of time; its console from the first warning on:"
 		grep -v "TCG doesn.t support" "$VM/qemu.err" || :
 		awk '/WARNING:|BUG:|Oops|INFO: |Kernel panic|general protection/ { on = 1 } on && n++ < 40' \
 			"$VM/console" 2> /dev/null

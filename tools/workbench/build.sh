@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: GPL-2.0-only
 # shellcheck shell=dash
 #
-# Building: the kernels of the file `kernels`, their modules, the selftests, PID 1, the example VMM, gmem-top, the test of
-# the header for VMM authors, and the benchmark.
+# Building: the kernels of the file `kernels`, their modules, the selftests, PID 1, the example VMM, gmem-top, the test
+# of the header for VMM authors, and the benchmark.
 #
-# kernel_take sets what all else here is about: KERNEL, its name in the file `kernels`; KARCH, its architecture; KTREE, its
-# source; and OUT, where it is built.
+# kernel_take selects the kernel that all other functions here work on. It sets KERNEL, its name in the file `kernels`;
+# KARCH, its architecture; KTREE, its source; and OUT, its build directory.
 
 kernel_names()
 {
@@ -18,7 +18,7 @@ kernel_fields()
 	awk -v name="$1" '$1 == name { $1 = ""; print }' "$WB/kernels"
 }
 
-# kernel_take NAME: the kernel that what follows is about.
+# kernel_take NAME: select a kernel.
 kernel_take()
 {
 	local name="$1"
@@ -27,11 +27,11 @@ kernel_take()
 	set -- $(kernel_fields "$name")
 	[ $# -gt 0 ] || die "no kernel '$name': there are $(kernel_names | tr '\n' ' ')"
 	KERNEL=$name KTREE=$BUILD/$1 KARCH=$2
-	# kbuild uses relative paths, then, and the results may be copied.
+	# With the output below the source, kbuild uses relative paths, and the results may be copied.
 	OUT=$KTREE/wb-$KERNEL
 }
 
-# What runs on all kernels of an architecture is built once, here.
+# Print the build directory for programs that run on all kernels of an architecture; they are built only once.
 arch_out()
 {
 	echo "$TREE/wb-$KARCH"
@@ -45,7 +45,7 @@ kernel_image()
 	esac
 }
 
-# How many lines kbuild is going to print, 0 for unknown.
+# Print the number of lines to expect from kbuild, 0 if unknown.
 kernel_steps()
 {
 	if [ -e "$(kernel_image)" ]; then
@@ -92,15 +92,15 @@ have_kernel()
 	[ -e "$(kernel_image)" ] || die "no kernel built yet: 'wb build $KERNEL' does that"
 }
 
-# Do not compile anything twice: another tree starts as a copy with the same file times, another configuration as a copy of
-# what is built.
+# Do not compile anything twice: another tree starts as a copy with the same file times, another configuration as a copy
+# of existing build output.
 kernel_copy()
 {
 	if [ ! -e "$KTREE" ]; then
 		rm -rf "$KTREE.new"
 		mkdir "$KTREE.new"
 		tar -C "$TREE" --format=posix -cf - --exclude='./wb-*' . | tar -C "$KTREE.new" -xf - || return 1
-		# Otherwise git takes all files of the copy as changed, and writes them again.
+		# Otherwise git considers all files of the copy changed, and rewrites them.
 		git -C "$KTREE.new" update-index -q --refresh || return 1
 		git -C "$KTREE.new" checkout -q --detach base || return 1
 		mv "$KTREE.new" "$KTREE"
@@ -114,7 +114,8 @@ kernel_copy()
 	mv "$OUT.new" "$OUT"
 }
 
-# objtool's makefile uses absolute paths, so objtool is rebuilt in a copy. Do not rebuild all that it has checked.
+# objtool's makefile uses absolute paths, so objtool is rebuilt in a copy. Do not rebuild every object that it has
+# checked.
 objtool_keep()
 {
 	make -C "$KTREE" O="$OUT" ARCH="$KARCH" -j "$JOBS" prepare || return 1
@@ -135,8 +136,8 @@ kernel_build()
 			[ -e "$(arch_out)" ] ||
 				die "the kernel $KERNEL starts as a copy of $KARCH, build that first: wb build $KARCH $KERNEL"
 			[ -e "$KTREE" ] || tree_clean ||
-				die "build/linux has edits or new files that are not committed: the kernel $KERNEL starts as a copy of it"
-			step "copy-$KERNEL" "copy of what is built" 0 kernel_copy || die "cannot copy a kernel"
+				die "build/linux has uncommitted edits or new files: the kernel $KERNEL starts as a copy of it"
+			step "copy-$KERNEL" "copy of an existing build" 0 kernel_copy || die "cannot copy a kernel"
 		fi
 	fi
 	step "config-$KERNEL" "config" 0 kernel_make config || die "the kernel configuration failed"

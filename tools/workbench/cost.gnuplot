@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-only
 #
-# What conversions cost, from what the benchmark prints: docs.sh sets `sizes`, `trips` and `out`.
+# Plot the cost of conversions from the output of the benchmark: docs.sh sets `sizes`, `trips` and `out`.
 #
 #	sizes	KIB TO_PRIVATE TO_SHARED	per page, populated memory, by the size of the request
 #	trips	"WHAT" IN_PLACE COPYING HUGE	per page, to private and back

@@ -1,34 +1,34 @@
 # SPDX-License-Identifier: GPL-2.0-only
 # shellcheck shell=dash
 #
-# The kernel's documentation of virtual machines, with what the series adds to it, as pages for a browser; and a plot of
-# what conversions cost.
+# Render the kernel's documentation of virtual machines, including the additions of the series, as HTML, and plot the
+# cost of conversions.
 #
-# Sets DOCS, where they go.
+# Sets DOCS, the output directory.
 
 DOCS=$BUILD/docs
 
-# Any warning about one of these pages that the series adds or changes is a failure. Start from nothing, as Sphinx warns
-# only about what it reads anew.
+# Fail on any warning about a page that the series adds or changes. Start from scratch, as Sphinx warns only about files
+# that it reads again.
 docs_render()
 {
 	local file rc=0
 
 	rm -rf "$DOCS"
-	# Debian's python3 has the modules that this takes, another one may not.
+	# Debian's python3 has the required modules, another one may not.
 	PATH=/usr/bin:$PATH PYTHONDONTWRITEBYTECODE=1 make -C "$TREE" O="$DOCS/make" BUILDDIR="$DOCS" \
 		SPHINXDIRS=virt/kvm htmldocs > "$DOCS.log" 2>&1 || rc=1
 	cat "$DOCS.log"
 	for file in $(series_files | grep '^Documentation/virt/kvm/.*\.rst$'); do
 		! grep "$file:.*\(WARNING\|ERROR\|CRITICAL\|SEVERE\)" "$DOCS.log" || rc=1
 		file=${file#Documentation/}
-		[ -s "$DOCS/${file%.rst}.html" ] || { echo "no page was made of $file"; rc=1; }
+		[ -s "$DOCS/${file%.rst}.html" ] || { echo "no page was made from $file"; rc=1; }
 	done
 	rm -f "$DOCS.log"
 	return $rc
 }
 
-# docs_rows FILE: the two tables of cost.gnuplot, from the rows of the benchmark, in $DOCS/make.
+# docs_rows FILE: make the two tables for cost.gnuplot from the rows of the benchmark, in $DOCS/make.
 docs_rows()
 {
 	awk -F '\t' -v sizes="$DOCS/make/sizes" -v trips="$DOCS/make/trips" '
@@ -59,7 +59,7 @@ docs_rows()
 # docs_plot ROWS
 docs_plot()
 {
-	docs_rows "$1" || { echo "$1 lacks rows that the plot shows"; return 1; }
+	docs_rows "$1" || { echo "$1 lacks rows that are needed for the plot"; return 1; }
 	gnuplot -e "sizes='$DOCS/make/sizes'; trips='$DOCS/make/trips'; out='$DOCS/virt/kvm/guest_memfd_cost.svg'" \
 		"$WB/cost.gnuplot"
 }
@@ -68,7 +68,7 @@ cmd_docs()
 {
 	local rows
 
-	[ $# -eq 0 ] || die "docs: takes no argument"
+	[ $# -eq 0 ] || die "docs: takes no arguments"
 	cmd_deps docs
 	have_tree
 	step docs "rendering Documentation/virt/kvm" 0 docs_render || die "the documentation does not render without warnings"

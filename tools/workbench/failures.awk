@@ -2,8 +2,8 @@
 #
 # awk -v dir=RESULTS -f failures.awk SUMMARY
 #
-# What was printed where programs failed, and what kernels complained about: few lines of each, and so many in all that they
-# are among the last 200 lines of a run's output. The rest is in the files that are named.
+# Print an excerpt of the output of each program that failed, and of the kernel's warnings: a few lines of each, limited
+# so that all of them are among the last 200 lines of a run's output. Name the files that have the rest.
 
 BEGIN {
 	budget = 150
@@ -19,7 +19,7 @@ function show(line)
 	print "      | " substr(line, 1, 200)
 }
 
-# The lines of a case, from the failed assertion on; without one, the last lines.
+# Show a case from the failed assertion on, or its last lines if there is none.
 function show_case(lines, nr,	first, i)
 {
 	first = nr > max_lines ? nr - max_lines + 1 : 1
@@ -46,7 +46,7 @@ function show_program(path,	line, lines, nr, cases)
 		}
 	}
 	close(path)
-	# It died, its time was up, or it does not speak KTAP.
+	# It died, timed out, or does not write KTAP.
 	if (!cases)
 		show_case(lines, nr)
 }
@@ -66,7 +66,7 @@ function show_console(path,	line, nr)
 	what = $2
 	sub(/:$/, "", what)
 	path = dir "/" what (what ~ /\// ? "" : "/console")
-	# A check that was not done in a machine has a log in build/log.
+	# Checks that did not run in a machine have their log in build/log.
 	there = (getline line < path) >= 0
 	close(path)
 	if (!there || seen[what]++)

@@ -1,16 +1,17 @@
 # SPDX-License-Identifier: GPL-2.0-only
 #
-# awk -f function.awk -v name=NAME FILE.c: print the first and the last line of a definition as "FIRST,LAST", or nothing.
+# awk -f function.awk -v name=NAME FILE.c: print the first and the last line of a definition as "FIRST,LAST", or
+# nothing.
 #
-# NAME is that of a function, a variable, a struct, a #define, or the first argument of a macro that defines something,
-# e.g. TRACE_EVENT(). Definitions begin in column 0, and end with a brace or parenthesis in column 0 if they are longer
-# than a line. Declarations are not definitions.
+# NAME is the name of a function, a variable, a struct or a #define, or the first argument of a macro that defines
+# something, e.g. TRACE_EVENT(). Definitions begin in column 0, and end with a brace or parenthesis in column 0 if they
+# are longer than a line. Declarations do not count.
 
 function begin()
 {
 	first = NR
 	define = /^#/
-	# Functions may turn out to be declared only.
+	# This may turn out to be only the declaration of a function.
 	function_like = index($0, name "(") > 0
 }
 

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * PID 1 of a workbench machine: does what /plan says, a line at a time, and
- * powers off.  Fields are separated by tabs:
+ * PID 1 of a workbench machine: executes /plan line by line, and powers off.
+ * Fields are separated by tabs:
  *
  *	env	NAME=VALUE
  *	avoid	CPU
@@ -12,19 +12,19 @@
  *	kunit	NAME	MODULE
  *	mark	NAME
  *
- * Programs run on all CPUs but the one to avoid, and in /disk, an ordinary file
- * system on a disk of the machine's.  A test's output goes to the virtio-serial
- * port "output", where a mark tells it from the one before; a tty's goes to the
- * virtio console.  (A port for each test would be simpler, but with twenty of
- * them writers were seen to wait for ever.)  SECONDS 0 sets no limit.  What
- * became of each goes to the port "verdict", where no console noise can reach:
+ * Programs run on all CPUs except the one to avoid, and in /disk, an ordinary
+ * file system on a virtual disk.  A test's output goes to the virtio-serial port
+ * "output", separated by marks; a tty's goes to the virtio console.  (A port for
+ * each test would be simpler, but with twenty of them writers sometimes hung
+ * forever.)  SECONDS 0 sets no limit.  Results go to the port "verdict", which
+ * is free of console noise:
  *
  *	exit NAME STATUS MILLISECONDS	(128 + signal, or 124 on timeout)
- *	splat NAME MESSAGE		(what the kernel complained about)
+ *	splat NAME MESSAGE		(a warning of the kernel)
  *	fatal MESSAGE			(the plan could not be carried out)
  *	end
  *
- * A verdict without "end" means that the machine died.
+ * If there is no "end", the machine died.
  */
 
 #define _GNU_SOURCE
@@ -104,7 +104,7 @@ static void mount_all(void)
 		die("cannot mount", "cgroup2");
 	if (symlink("/proc/self/fd", "/dev/fd"))
 		die("cannot link", "/dev/fd");
-	/* Without this folder there is no driver for the disk. */
+	/* Without this directory there is no driver for the disk. */
 	if (!access("/disk", F_OK) && (mount("/dev/vda", "/disk", "ext2", 0, NULL) || chdir("/disk")))
 		die("cannot mount", "/dev/vda");
 }
@@ -125,7 +125,7 @@ static ssize_t read_file(const char *path, char *buf, size_t size)
 
 /*
  * Open the virtio-serial port with this name.  The host announces its ports
- * after the driver has bound, so the first one asked for may not be there yet.
+ * after the driver has bound, so the port may not be there yet.
  */
 static int port_open(const char *name)
 {
@@ -163,13 +163,13 @@ static long long now_ms(void)
 	return ts.tv_sec * 1000LL + ts.tv_nsec / 1000000;
 }
 
-/* What is started from here on inherits it. */
+/* Programs started later inherit the mask. */
 static void avoid(const char *cpu)
 {
 	cpu_set_t cpus;
 
 	if (sched_getaffinity(0, sizeof(cpus), &cpus))
-		die("cannot tell which CPUs there are, to avoid", cpu);
+		die("cannot get the CPU mask, to avoid CPU", cpu);
 	CPU_CLR(atoi(cpu), &cpus);
 	if (sched_setaffinity(0, sizeof(cpus), &cpus))
 		die("cannot avoid CPU", cpu);
@@ -204,7 +204,7 @@ static void insmod(const char *module, char **param)
 	}
 }
 
-/* A module file is called kvm-amd.ko, the module in it kvm_amd. */
+/* The module in the file kvm-amd.ko is called kvm_amd. */
 static void rmmod(const char *module)
 {
 	char name[64];
@@ -218,9 +218,9 @@ static void rmmod(const char *module)
 }
 
 /*
- * Everything panics that can be told to.  Lockdep and "sleeping function
- * called" cannot: they only print, so look for the words they print, in what
- * the kernel itself said (facility 0) since the last look.
+ * All warnings that can panic are configured to.  Lockdep and "sleeping
+ * function called" only print, so look for their messages among those of the
+ * kernel itself (facility 0) since the last call.
  */
 static bool report_splats(const char *name)
 {
@@ -236,7 +236,7 @@ static bool report_splats(const char *name)
 
 	for (;;) {
 		len = read(kmsg_fd, record, sizeof(record) - 1);
-		if (len < 0 && errno == EPIPE)	/* overwritten: go on with the oldest */
+		if (len < 0 && errno == EPIPE)	/* overwritten: continue with the oldest */
 			continue;
 		if (len <= 0)
 			return found;
@@ -268,7 +268,7 @@ static void set_tty(int fd)
 	ioctl(fd, TIOCSWINSZ, &size);
 }
 
-/* Show on the console what all processors do, and where everybody sleeps. */
+/* Print the stacks of all CPUs and of all tasks to the console. */
 static void show_all_tasks(void)
 {
 	int fd = open("/proc/sysrq-trigger", O_WRONLY | O_CLOEXEC);
@@ -278,7 +278,7 @@ static void show_all_tasks(void)
 	close(fd);
 }
 
-/* Wait for the child, at most that many seconds, and kill what it leaves running. */
+/* Wait for the child, at most @seconds, and kill processes that it leaves running. */
 static int reap(pid_t pid, int seconds)
 {
 	long long deadline = now_ms() + seconds * 1000LL;
@@ -343,7 +343,7 @@ static void run(char **field, bool tty)
 	verdict("exit %s %d %lld\n", field[1], status, now_ms() - start);
 }
 
-/* A KUnit module runs its suites while it loads; debugfs keeps what they said. */
+/* A KUnit module runs its suites while it loads; debugfs has their results. */
 static void run_kunit(char **field)
 {
 	long long start = now_ms();

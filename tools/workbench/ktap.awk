@@ -2,11 +2,11 @@
 #
 # awk -f ktap.awk -v machine=NAME -v test=NAME -v status=N -v splat=TEXT TABLE OUTPUT
 #
-# What a test's output and exit status amount to, by the machine's lines of the file `tests`: lines "pass MACHINE/TEST: NAME",
-# "fail MACHINE/TEST: NAME: WHY" and "skip MACHINE/TEST: REASON<tab>NAME", one for each result. Output that is not KTAP is
-# one result. A line of results that closes a group of indented ones is their sum, not another.
+# Judge a test's output and exit status, using the machine's lines of the file `tests`. Print a line for each result:
+# "pass MACHINE/TEST: NAME", "fail MACHINE/TEST: NAME: WHY" or "skip MACHINE/TEST: REASON<tab>NAME". Output that is not
+# KTAP is a single result. A result line that closes a group of indented ones sums them up, and is not counted.
 
-# What follows the first n fields.
+# Return the text after the first n fields.
 function after(n,	text)
 {
 	text = $0
@@ -77,12 +77,12 @@ text != "" && index($0, text) {
 	} else {
 		kind = ok ? "pass" : "fail"
 	}
-	# Where the table says what the test is to give, that is the result.
+	# If the table has a `gives` line for the test, only that decides.
 	if (due == "" && (!sum || (kind == "fail" && !failures)))
 		result(kind, what, why)
 }
 
-# A test that gave no reason in KTAP may have said one in words.
+# A test without a reason in KTAP may have printed one as text.
 /SKIP|[Rr]equirement not met/ && reason == "" {
 	reason = $0
 }

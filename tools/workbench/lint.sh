@@ -1,22 +1,22 @@
 # SPDX-License-Identifier: GPL-2.0-only
 # shellcheck shell=dash
 #
-# W=1 and sparse on the files that the series touches, in a tree and a build folder of their own: a warning that the
+# Run W=1 and sparse on the files that the series touches, in a separate tree and build directory: a warning that the
 # base does not have is an error.
 #
-# Sets STEPS and STEPS_OUT, that tree and that folder, and WARNINGS, a file: those of the last commit that was looked at.
+# Sets STEPS and STEPS_OUT, that tree and directory, and WARNINGS, a file with the warnings of the last commit checked.
 
 STEPS=$BUILD/steps
 STEPS_OUT=$BUILD/steps.out
 
-# The files of the kernel proper that the series changes.
+# List the files of the kernel proper that the series changes.
 lint_files()
 {
 	series_touched AMD | grep -v '^tools/\|^Documentation/\|^MAINTAINERS$'
 }
 
-# lint_objects [FILE...]: the objects of the C files that the series touches, or of these, if they are there in this
-# commit. KVM's are built from its folder of the architecture.
+# lint_objects [FILE...]: print the objects of the C files that the series touches, or of these files, if they exist in
+# this commit. Objects of KVM are built from the architecture's KVM directory.
 lint_objects()
 {
 	local file
@@ -42,8 +42,8 @@ lint_make()
 	make -C "$STEPS" O="$STEPS_OUT" ARCH=x86_64 -j "$JOBS" W=1 "$@"
 }
 
-# lint_build COMMIT TARGET [FILE...]: all warnings of the touched files, or of these. If TARGET is not empty, it has to
-# build as well, and only what differs from the last build is compiled: commits one after the other need no more.
+# lint_build COMMIT TARGET [FILE...]: print all warnings of the touched files, or of these. If TARGET is not empty, it
+# has to build as well, and only differences from the last build are compiled, which suffices for consecutive commits.
 lint_build()
 {
 	local commit="$1" target="$2" partly="$STEPS_OUT/partly"
@@ -53,11 +53,11 @@ lint_build()
 	git -C "$STEPS" fetch -q "$TREE" "$commit" && git -C "$STEPS" checkout -q -f --detach "$commit" || return 1
 	make -f "$WB/Makefile" TREE="$STEPS" OUT="$STEPS_OUT" ARCH=x86_64 \
 		CONFIGS="base memcg x86_64 debug confidential lint" config || return 1
-	# Only commits that have this option take it, and only with it does its file compile.
+	# Commits without this option ignore it; in others, its file compiles only with it.
 	"$STEPS/scripts/config" --file "$STEPS_OUT/.config" --enable KVM_GMEM_TEST_HOOKS
 	lint_make olddefconfig || return 1
 	lint_objects "$@" > "$STEPS_OUT/objects"
-	# A file that is up to date gives no warnings, those of a build that did not end are lost.
+	# Recompile: a file that is up to date gives no warnings, and those of an interrupted build are lost.
 	[ -n "$target" ] && [ ! -e "$partly" ] || (cd "$STEPS_OUT" && xargs rm -f < objects)
 	touch "$partly"
 	lint_make prepare || return 1
@@ -67,7 +67,7 @@ lint_build()
 	rm "$partly"
 }
 
-# lint_warnings LOG: the warnings in files of the series, without line numbers, which any patch shifts.
+# lint_warnings LOG: print the warnings in files of the series, without line numbers, as any patch shifts those.
 lint_warnings()
 {
 	series_touched AM > "$STEPS_OUT/touched"
@@ -76,14 +76,14 @@ lint_warnings()
 		awk -F : 'NR == FNR { touched[$1]; next } $1 in touched' "$STEPS_OUT/touched" - | sort
 }
 
-# lint_commit COMMIT NAME TARGET [FILE...]: sets WARNINGS; nothing is done twice.
+# lint_commit COMMIT NAME TARGET [FILE...]: set WARNINGS; compile only if that has not been done before.
 lint_commit()
 {
 	local commit name="$2" target="$3"
 
 	commit=$(tgit rev-parse "$1")
 	shift 3
-	# Named after the files that are compiled: a commit that was only reworded need not be compiled again.
+	# Name it after the compiled files, so that a reworded commit need not be compiled again.
 	# shellcheck disable=SC2046 # a list of files
 	WARNINGS=$STEPS_OUT/warnings-$({ tgit ls-tree -r "$commit" -- $(lint_files); echo "$*"; } |
 		cksum | cut -d' ' -f1)${target:+-built}
@@ -93,17 +93,17 @@ lint_commit()
 	mv "$WARNINGS.new" "$WARNINGS"
 }
 
-# lint_base: sets WARNINGS to the base's, of the files that have some by WARNINGS.
+# lint_base: set WARNINGS to the warnings of the base, for the files that currently have some in WARNINGS.
 lint_base()
 {
 	# shellcheck disable=SC2046 # a list of files
 	set -- $(cut -d : -f 1 "$WARNINGS" | sort -u)
-	# Only the compiler knows which files include a header, so compile all.
+	# Only the compiler knows which files include a header, so compile all of them.
 	case " $*" in *.h*) set -- ;; esac
 	lint_commit base base '' "$@"
 }
 
-# lint_commits TARGET COMMIT...: none of them has a warning that the base does not have.
+# lint_commits TARGET COMMIT...: check that none of them has a warning that the base does not have.
 lint_commits()
 {
 	local target="$1" bad=0 step subject warnings
@@ -118,7 +118,7 @@ lint_commits()
 		warnings=$WARNINGS
 		[ -s "$warnings" ] || continue
 		lint_base || return 1
-		# A second warning of a kind that the base has once is new too.
+		# If the base has a warning once, a second one is new, too.
 		if awk 'FILENAME == ARGV[1] { base[$0]++; next } ++n[$0] > base[$0] { print; new++ } END { exit !new }' \
 			"$WARNINGS" "$warnings" > "$STEPS_OUT/new"; then
 			{
@@ -140,8 +140,8 @@ cmd_lint()
 	lint_commits '' "$(tgit rev-parse HEAD)"
 }
 
-# each_build COMMIT KERNEL: KVM, and what else of C the series touches, with that kernel's configuration. A commit that
-# does not know or offer the configuration says so, and passes.
+# each_build COMMIT KERNEL: build KVM and all other C files that the series touches, with that kernel's configuration.
+# Pass and print "not offered" if the commit does not have or offer the configuration.
 each_build()
 {
 	git -C "$STEPS" checkout -q -f --detach "$1" || return 1
@@ -157,7 +157,8 @@ each_build()
 		if grep -qx CONFIG_MEMCG=y "$OUT/.config"; then cat; else grep -vx mm/memcontrol.o; fi | tr '\n' ' ')"
 }
 
-# each_kernel KERNEL COMMIT...: each of these commits that has the configuration builds with it; the last one has it.
+# each_kernel KERNEL COMMIT...: check that each of these commits that has the configuration builds with it, and that the
+# last one does.
 each_kernel()
 {
 	local kernel="$1" bad=0 count=0 offered='' commit subject
@@ -185,7 +186,7 @@ cmd_each()
 	series_exists || { note "patches/ is empty: nothing to check"; return 0; }
 	say "Each patch on its own: it builds, with no new warning"
 	began=$(date +%s)
-	# Those that change what is compiled into the kernel.
+	# Only commits that change kernel code.
 	steps=$(tgit rev-list --reverse base..HEAD -- ':!tools' ':!Documentation' ':!MAINTAINERS')
 	# shellcheck disable=SC2086 # a list of commits
 	lint_commits arch/x86/kvm/ $steps || failed=1

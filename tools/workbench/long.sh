@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: GPL-2.0-only
 # shellcheck shell=dash
 #
-# What takes too long for the whole run, and the tests of each part of the series at the end of that part.
+# Checks that take too long for `wb test`, and the tests of each part of the series at the end of that part.
 #
-# Sets, in shells of their own, BUILD and TREE to a folder and a tree for parts, and for test.sh RUN and TESTS.
+# Sets, in subshells, BUILD and TREE to a directory and a tree for parts, and RUN and TESTS for test.sh.
 
-# What `wb long` does, a wb command a line.
+# The steps of `wb long`, one wb command per line.
 long_steps()
 {
 	echo "matrix $(machines long | tr '\n' ' ')"
@@ -15,7 +15,7 @@ long_steps()
 	echo packages --test
 }
 
-# long_step STEP...: some of these, or all.
+# long_step [STEP...]: print these steps, or all of them.
 long_step()
 {
 	local step
@@ -33,12 +33,12 @@ cmd_long()
 
 	for step; do
 		long_steps | cut -d ' ' -f 1 | grep -qx -e "$step" ||
-			die "long: no step '$step': there are $(long_steps | cut -d ' ' -f 1 | tr '\n' ' ')"
+			die "long: no step '$step', the steps are $(long_steps | cut -d ' ' -f 1 | tr '\n' ' ')"
 	done
 	have_tree
 	long_step "$@" > "$BUILD/long.steps"
 	run_new
-	# Standard input stays what it is for the commands.
+	# Leave standard input to the commands.
 	while read -r step <&7; do
 		began=$(date +%s)
 		say "wb $step"
@@ -50,7 +50,7 @@ cmd_long()
 	run_end
 }
 
-# series_parts: lines "PART PATCHES", how many patches the series has at the end of that part.
+# series_parts: print lines "PART PATCHES": the number of patches up to the end of that part.
 series_parts()
 {
 	awk '
@@ -59,7 +59,7 @@ series_parts()
 		END { print part, nr }' "$PATCHES/series"
 }
 
-# part_knows TEXT FILE...: this part of the series has it.
+# part_knows TEXT FILE...: check whether the text occurs in these files at the end of the part.
 part_knows()
 {
 	local text="$1"
@@ -68,8 +68,8 @@ part_knows()
 	tgit grep -q "$text" HEAD -- "$@"
 }
 
-# part_tests: the table `tests` without the machines and the tests that this part does not have yet, nor those of programs
-# that come with the workbench.
+# part_tests: print the table `tests` without machines and tests that do not exist yet at the end of the part, and
+# without tests of programs that are not selftests.
 part_tests()
 {
 	local kind name rest
@@ -99,7 +99,7 @@ part_tests()
 	done < "$WB/tests"
 }
 
-# part_build: kernel and selftests.
+# part_build: build the kernel and the selftests.
 part_build()
 {
 	local configs
@@ -111,7 +111,7 @@ part_build()
 		kernel_make CONFIGS="$configs" selftests init TESTS="$(test_programs "$KARCH" | tr '\n' ' ')"
 }
 
-# part_test PART PATCHES: all its tests, in a tree of its own.
+# part_test PART PATCHES: run all tests that exist at the end of the part, in a separate tree.
 part_test()
 {
 	local series="$TREE" commit machine
@@ -139,11 +139,11 @@ cmd_parts()
 	local part nr
 
 	have_tree
-	tree_clean || die "build/linux has edits or new files that are not committed"
+	tree_clean || die "build/linux has uncommitted edits or new files"
 	series_parts > "$BUILD/parts.list"
 	for part; do
 		grep -q "^$part " "$BUILD/parts.list" ||
-			die "parts: no part '$part': there are $(cut -d ' ' -f 1 "$BUILD/parts.list" | tr '\n' ' ')"
+			die "parts: no part '$part', the parts are $(cut -d ' ' -f 1 "$BUILD/parts.list" | tr '\n' ' ')"
 	done
 	run_new
 	while read -r part nr; do

@@ -1,29 +1,29 @@
 # SPDX-License-Identifier: GPL-2.0-only
 # shellcheck shell=dash
 #
-# KVM's modules with the series, for a kernel that is installed already: built out of tree against its headers.
+# KVM's modules with the series, built out of tree for an installed kernel, against its headers.
 #
-# In build/modules: source is the sources; RELEASE what was built for that kernel; RELEASE.stock the kernel itself, out
-# of Debian's packages, laid out as if it had been built. Sets MODULES. modules_boot sets OUT, see kernel_take, and
+# In build/modules: source has the sources; RELEASE the modules for that kernel; RELEASE.stock the kernel itself, from
+# Debian's packages, laid out like a build directory. Sets MODULES. modules_boot sets OUT, see kernel_take, and
 # MODULES_OK.
 
 MODULES=$BUILD/modules
 MODULES_NAMES="kvm kvm-amd kvm-intel"
 MODULES_TEST=kvm/x86/guest_memfd_conversion_test
 
-# What the series changes outside of KVM, which modules cannot bring.
+# List the files that the series changes outside of KVM, where modules cannot help.
 modules_left_out()
 {
 	series_touched AM | grep '^mm/\|^lib/\|^kernel/\|^fs/' | tr '\n' ' '
 }
 
-# KVM's headers that the series changes. What it changes in others, modules do not have.
+# List KVM's headers that the series changes. Changes to other headers are left out of the modules.
 modules_headers()
 {
 	series_touched "$1" | grep '^include/.*/kvm[^/]*$\|^arch/x86/include/'
 }
 
-# modules_source DIR: all of KVM, the headers that the series changes, and what tools/gmem-modules has for them.
+# modules_source DIR: copy all of KVM, the headers that the series changes, and the makefiles of tools/gmem-modules.
 modules_source()
 {
 	local kvm="$1/arch/x86/kvm" file
@@ -45,7 +45,7 @@ modules_source()
 	done > "$1/base-headers"
 }
 
-# The version of Linux that the modules are of.
+# Print the version of Linux that the modules are based on.
 modules_version()
 {
 	apply_version "$TREE"
@@ -69,10 +69,10 @@ modules_build()
 	done
 	rm -rf "$MODULES/source"
 	note "in build/modules/$release: $MODULES_NAMES"
-	note "without what the series changes in $(modules_left_out)"
+	note "without the changes of the series to $(modules_left_out)"
 }
 
-# modules_package DIR VERSION: a package that has DKMS build the modules wherever it is installed.
+# modules_package DIR VERSION: make a package that has DKMS build the modules on the machine where it is installed.
 modules_package()
 {
 	local source="$1/usr/src/kvm-gmem-$2" base file
@@ -93,7 +93,7 @@ modules_dkms()
 {
 	local version dir="$MODULES/package"
 
-	# Newer commits make a newer package, those of the project as well if this is a clone of it.
+	# Derive the version from the newest commit, also of the project if this is a clone of it.
 	version=$(modules_version).$({
 		tgit log --format=%cd --date=format:%Y%m%d.%H%M base..HEAD
 		git -C "$TOP" log --format=%cd --date=format:%Y%m%d.%H%M -n 1 -- tools/gmem-modules 2> /dev/null
@@ -104,7 +104,7 @@ modules_dkms()
 	note "build/modules/kvm-gmem-dkms_${version}_all.deb"
 }
 
-# modules_stock RELEASE: Debian's kernel, and the modules that KVM needs.
+# modules_stock RELEASE: fetch Debian's kernel and the modules that KVM needs.
 modules_stock()
 {
 	local stock="$MODULES/$1.stock" package path
@@ -123,9 +123,9 @@ modules_stock()
 	mv "$stock.new" "$stock"
 }
 
-# modules_boot DIR TEXT RELEASE [PARAMETER]: boot Debian's kernel with the modules of this folder, and run the example
-# VMM and a test of conversions. 125: the machine ended badly; otherwise how many of the two succeed comes back in
-# MODULES_OK.
+# modules_boot DIR TEXT RELEASE [PARAMETER]: boot Debian's kernel with the modules of this directory, and run the
+# example VMM and a test of conversions. Return 125 if the machine failed; otherwise set MODULES_OK to how many of the
+# two succeed.
 modules_boot()
 {
 	local dir="$1" text="$2" name
@@ -140,9 +140,9 @@ modules_boot()
 	done
 	shift 3
 	vm_new
-	# Unlike the workbench's kernels, Debian's patches its own code for static keys. On several emulated CPUs that once
-	# ended in an oops, "int3", in schedule(): apparently a CPU ran into a breakpoint that another one had already
-	# replaced. One CPU has no such race.
+	# Unlike the workbench's kernels, Debian's patches its own code for static keys. With several emulated CPUs this
+	# once caused an oops, "int3", in schedule(): apparently a CPU hit a breakpoint that another one had already
+	# replaced. With a single CPU there is no such race.
 	VM_CPUS=1
 	# Debian's drivers for disks are modules.
 	sed -i '/^dir \/disk /d' "$VM/cpio"
@@ -170,7 +170,7 @@ modules_ready()
 # modules_test RELEASE
 modules_test()
 {
-	[ -e "$MODULES/$1/kvm.ko" ] || die "modules: none are built for $1 yet: 'wb modules --sw-protected HEADERS' does that"
+	[ -e "$MODULES/$1/kvm.ko" ] || die "modules: none built for $1 yet: run 'wb modules --sw-protected HEADERS'"
 	cmd_deps demo
 	[ -x "$(arch_out)/gmem-vmm/gmem-vmm" ] && [ -x "$(arch_out)/pid1" ] || cmd_build x86_64
 	if [ ! -e "$MODULES/$1.stock" ]; then
@@ -186,7 +186,7 @@ modules_test()
 	modules_boot "$MODULES/$1.stock/lib" "the same, with Debian's modules" "$1" &&
 		[ "$MODULES_OK" -eq 0 ] || die "modules: the example VMM and the test should fail without the modules; see $VM"
 	rm -rf "$VM" "$MODULES/run"
-	note "example VMM and test: they work with the modules, and do not without"
+	note "example VMM and test: they work with the modules, and fail without them"
 }
 
 cmd_modules()
@@ -198,7 +198,7 @@ cmd_modules()
 		modules_ready
 		modules_test "$2"
 		return ;;
-	--dkms)	[ $# -eq 1 ] || die "modules: --dkms takes no argument"
+	--dkms)	[ $# -eq 1 ] || die "modules: --dkms takes no arguments"
 		modules_ready
 		modules_dkms
 		return ;;
@@ -207,9 +207,9 @@ cmd_modules()
 		shift ;;
 	-*)	die "modules: no option '$1'; see 'wb help'" ;;
 	esac
-	[ $# -le 1 ] || die "modules: name one folder with headers"
+	[ $# -le 1 ] || die "modules: name one directory with headers"
 	[ -d "${1:-/lib/modules/$(uname -r)/build}" ] ||
-		die "modules: no folder ${1:-/lib/modules/$(uname -r)/build}: install linux-headers-$(uname -r), or name another one"
+		die "modules: no directory ${1:-/lib/modules/$(uname -r)/build}: install linux-headers-$(uname -r), or name another one"
 	modules_ready
 	modules_build $sw "$(cd "${1:-/lib/modules/$(uname -r)/build}" && pwd -P)"
 }

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0-only
 #
-# The table `mutants`, read in one of two ways:
+# Read the table `mutants`, in one of two ways:
 #
-#	awk -v list=1 -f mutants.awk TABLE	headings and rules, as the contract that they are
-#	awk -v dir=DIR -f mutants.awk TABLE	lines "NAME TEST MACHINE FILE:FUNCTION...", and the edits in DIR/NAME.1.sed ...
+#	awk -v list=1 -f mutants.awk TABLE	print headings and rules
+#	awk -v dir=DIR -f mutants.awk TABLE	print lines "NAME TEST MACHINE FILE:FUNCTION...", and write
+#						the edits to DIR/NAME.1.sed ...
 
 function complain(what)
 {
@@ -48,7 +49,7 @@ function finish()
 
 /^\t/ && name != "" && !places {
 	if (NF != 3)
-		complain("not a test, a machine and a function: " $0)
+		complain("expected a test, a machine and a function: " $0)
 	where = $1 " " $2 " " $3
 	places++
 	next
@@ -69,7 +70,7 @@ function finish()
 }
 
 {
-	complain("not understood: " $0)
+	complain("cannot parse: " $0)
 }
 
 END {

@@ -1,22 +1,24 @@
 # SPDX-License-Identifier: GPL-2.0-only
 # shellcheck shell=dash
 #
-# Mutants: the table `mutants` breaks the kernel's rules one at a time, and names the test that has to fail then and the
-# machine that it fails in. A mutant that survives shows a rule that no test guards.
+# Mutants: each entry of the table `mutants` breaks one of the kernel's rules, and names the test that has to fail then
+# and the machine to run it in. A mutant that survives shows a rule that no test guards.
 #
-#	mutants		the table: see there
+#	mutants		the table, see there
 #	mutants.awk	reads the table
 #	function.awk	finds a function in a C file
 #
-# Sets MUTANTS, a folder with the table as it was read, MUTANT_FILES, files of build/linux that differ from the commit there,
-# MUTANT_MACHINES, the processes that boot one, MUTATED, the kernels built with a mutant, and for test.sh RUN and RESULTS.
+# Sets MUTANTS, a directory with the parsed table, MUTANT_FILES, files of build/linux that differ from its commit,
+# MUTANT_MACHINES, the processes that boot one, MUTATED, the kernels built with a mutant, and RUN and RESULTS for
+# test.sh.
 
 MUTANTS=$BUILD/mutants.table
 MUTANT_FILES=''
 MUTANT_MACHINES=''
 MUTATED=''
 
-# mutants_read: the table as lines "NAME TEST MACHINE FILE:FUNCTION..." in a file `index`, and edits beside it.
+# mutants_read: write the table as lines "NAME TEST MACHINE FILE:FUNCTION..." to a file `index`, and the edits next to
+# it.
 mutants_read()
 {
 	rm -rf "$MUTANTS"
@@ -24,7 +26,7 @@ mutants_read()
 	awk -v dir="$MUTANTS" -f "$WB/mutants.awk" "$WB/mutants" > "$MUTANTS/index"
 }
 
-# mutant_edit NAME N FILE:FUNCTION: the edited file as `file`; otherwise say why there is none, and fail.
+# mutant_edit NAME N FILE:FUNCTION: write the edited file to `file`, or print why that is not possible and fail.
 mutant_edit()
 {
 	local dir="$MUTANTS" name="$1" nr="$2" file="$TREE/${3%:*}" function="${3#*:}" range first last
@@ -51,7 +53,7 @@ mutant_edit()
 	{ head -n $((first - 1)) "$file"; cat "$dir/new"; tail -n +$((last + 1)) "$file"; } > "$dir/file"
 }
 
-# mutant_apply NAME FILE:FUNCTION...: to build/linux.
+# mutant_apply NAME FILE:FUNCTION...: apply it to build/linux.
 mutant_apply()
 {
 	local name="$1" nr=0 place
@@ -72,12 +74,12 @@ mutant_restore()
 	MUTANT_FILES=''
 }
 
-# mutants_check: every mutant applies to build/linux as it is, and there is the test that it names.
+# mutants_check: check that every mutant applies to the current build/linux, and that its test exists.
 mutants_check()
 {
 	local dir="$BUILD/mutants.check" name test machine places place nr bad=0
 
-	# Mutants may be running.
+	# Leave the table of mutants that may be running alone.
 	MUTANTS=$dir
 	mutants_read || return 1
 	for machine in $(machines); do
@@ -95,7 +97,7 @@ mutants_check()
 	return $bad
 }
 
-# mutant_kernel TEST MACHINE: take the kernel that it runs on.
+# mutant_kernel TEST MACHINE: select the kernel that the test runs on.
 mutant_kernel()
 {
 	if [ "$1" = bench ]; then
@@ -105,7 +107,7 @@ mutant_kernel()
 	fi
 }
 
-# mutant_boot NAME TEST MACHINE: sets RUN apart, and the test's results in it.
+# mutant_boot NAME TEST MACHINE: run the test, with its results in a separate RUN.
 mutant_boot()
 {
 	RUN=$RUN/$1
@@ -119,13 +121,13 @@ mutant_boot()
 	machine_judge "$3" > "$RUN/judge.log" 2>&1
 }
 
-# mutant_machine NAME TEST MACHINE BEGAN: boot it, and record whether it is killed.
+# mutant_machine NAME TEST MACHINE BEGAN: boot it, and record whether the test kills it.
 mutant_machine()
 {
 	local name="$1" test="$2" machine="$3" verdict=fail text
 
 	(mutant_boot "$name" "$test" "$machine")
-	# Nothing that the workbench fails in may pass for a kill.
+	# Don't mistake a failure of the workbench for a kill.
 	if grep -q '^wb: ' "$RUN/$name/boot.log"; then
 		text="mutant $name: $(sed -n 's/^wb: //p' "$RUN/$name/boot.log")"
 	elif grep -q '^fail ' "$RUN/$name/summary"; then
@@ -138,7 +140,7 @@ mutant_machine()
 	note "$text ($(elapsed "$4"))"
 }
 
-# mutants_wait NR: until no more than that many machines run.
+# mutants_wait NR: wait until no more than that many machines run.
 mutants_wait()
 {
 	local pid left nr
@@ -154,7 +156,7 @@ mutants_wait()
 	done
 }
 
-# mutant_build NAME TEST MACHINE FILE:FUNCTION...: fails with the reason as the last line of the log.
+# mutant_build NAME TEST MACHINE FILE:FUNCTION...: on failure, the last line of the log has the reason.
 mutant_build()
 {
 	local name="$1" test="$2" machine="$3" rc=0
@@ -173,7 +175,7 @@ mutant_build()
 	return $rc
 }
 
-# mutant_run NAME TEST MACHINE FILE:FUNCTION...: build it, and boot it beside the next ones.
+# mutant_run NAME TEST MACHINE FILE:FUNCTION...: build it, and boot it while the next ones are built.
 mutant_run()
 {
 	local built=0 began pid
@@ -190,13 +192,13 @@ mutant_run()
 	mutant_machine "$1" "$2" "$3" "$began" &
 	pid=$!
 	MUTANT_MACHINES="$MUTANT_MACHINES $pid"
-	# The next mutant replaces what this one's machine is made from.
+	# The next mutant replaces the files that this machine is made from.
 	while kill -0 $pid 2> /dev/null && [ ! -e "$RUN/$1/$3/packed" ]; do
 		sleep 0.1
 	done
 }
 
-# What is built is the last mutant otherwise.
+# Rebuild, or build/linux would be left with the last mutant.
 mutants_undo()
 {
 	local kernel
@@ -218,13 +220,13 @@ mutants_end()
 	rm -rf "$RUN"
 }
 
-# mutants_all NAME...: build one after the other, and boot as many at a time as there are processors.
+# mutants_all [NAME...]: build one after the other, and boot as many at a time as there are processors.
 mutants_all()
 {
 	local name
 
 	have_kernel
-	tree_clean || die "build/linux has edits or new files that are not committed"
+	tree_clean || die "build/linux has uncommitted edits or new files"
 	mutants_read || die "the table of mutants cannot be read"
 	# shellcheck disable=SC2046 # a list of mutants
 	[ $# -gt 0 ] || set -- $(cut -d ' ' -f 1 "$MUTANTS/index")
@@ -233,7 +235,7 @@ mutants_all()
 	done
 	run_new
 	trap mutants_end EXIT
-	trap 'note "what is built is a mutant still: wb build$MUTATED"; exit 130' INT TERM
+	trap 'note "a mutant is still built in; to rebuild: wb build$MUTATED"; exit 130' INT TERM
 	say "Mutants: $#"
 	mkdir -p "$LOGS"
 	for name; do
@@ -241,8 +243,8 @@ mutants_all()
 		mutant_run $(awk -v name="$name" '$1 == name' "$MUTANTS/index")
 	done
 	mutants_wait 0
-	step mutants-undo "kernels without mutants again" 0 mutants_undo ||
-		record fail "what is built are mutants still: wb build$MUTATED"
+	step mutants-undo "rebuild without mutants" 0 mutants_undo ||
+		record fail "a mutant is still built in; to rebuild: wb build$MUTATED"
 	RESULTS=$BUILD/mutants
 	run_end
 }

@@ -3,17 +3,17 @@
 #
 # Debian packages of a whole kernel with the series, made by the kernel's own bindeb-pkg.
 #
-# In build/packages: the packages; work, where they are made, with objects in work/out and the name of their source tree
-# in the file work/tree; and test, the packages of wb packages --test, and what was unpacked from them.
+# In build/packages: the packages; work, where they are built, with objects in work/out and the name of their source
+# tree in the file work/tree; and test, the packages of wb packages --test, and their unpacked contents.
 #
 # Sets PACKAGES and PACKAGES_PARAM. cmd_packages, packages_test and packages_boot set KTREE or OUT, see kernel_take;
-# packages_build sets PACKAGES_DATE and PACKAGES_VERSION, when the packages are made and their version.
+# packages_build sets PACKAGES_DATE and PACKAGES_VERSION, the time of the build and the version of the packages.
 
 PACKAGES=$BUILD/packages
 PACKAGES_PARAM=gmem_in_place_conversion
 
-# packages_config_default: the distribution's configuration. A container or a VM may run a foreign kernel, so take the
-# newest that is installed if the running kernel's is not there.
+# packages_config_default: print the path of the distribution's configuration. A container or a VM may run a foreign
+# kernel, so use the newest installed configuration if there is none of the running kernel.
 packages_config_default()
 {
 	local file
@@ -39,7 +39,7 @@ packages_config_check()
 {
 	[ -f "$1" ] || die "packages: no file $1"
 	case $1 in *.xz)
-		command -v xz > /dev/null || die "packages: it takes xz to read $1: apt-get install xz-utils" ;;
+		command -v xz > /dev/null || die "packages: xz is needed to read $1: apt-get install xz-utils" ;;
 	esac
 	packages_config_read "$1" 2> /dev/null | grep -q '^CONFIG_[A-Z0-9_]*=' ||
 		die "packages: $1 is not the configuration of a kernel, i.e. a .config"
@@ -47,7 +47,7 @@ packages_config_check()
 		die "packages: $1 is the configuration of another architecture, the packages are for x86-64"
 }
 
-# packages_series DIR: all, some or none of the files that the series adds.
+# packages_series DIR: print whether DIR has all, some or none of the files that the series adds.
 packages_series()
 {
 	local file has=0 lacks=0
@@ -67,7 +67,7 @@ packages_tree()
 {
 	apply_is_7_3 "$1" packages
 	case $1 in *[\ :]*)
-		die "packages: the kernel does not build in a folder with a space or a colon in its name: rename $1" ;;
+		die "packages: the kernel does not build in a directory with a space or a colon in its name: rename $1" ;;
 	esac
 	if [ -e "$1/.config" ] || [ -e "$1/include/config" ] || [ -e "$1/arch/x86/include/generated" ]; then
 		die "packages: a kernel was built in $1 itself, so kbuild refuses to build elsewhere: save its .config, and run 'make mrproper' there"
@@ -75,12 +75,12 @@ packages_tree()
 	case $(packages_series "$1") in
 	all)	;;
 	none)	[ -n "$2" ] ||
-			die "packages: $1 does not have the series: put it there with 'wb apply $1', or with --apply here" ;;
-	*)	die "packages: $1 has only some of the files that the series adds, another version of it: take that one back first" ;;
+			die "packages: $1 does not have the series: apply it with 'wb apply $1', or use --apply" ;;
+	*)	die "packages: $1 has only some of the files that the series adds, i.e. another version: revert that one first" ;;
 	esac
 }
 
-# packages_kbuild TARGET...: with equal dates and numbers, or the kernel would be linked again for the packages.
+# packages_kbuild TARGET...: keep date and build number the same, or the kernel would be linked again for the packages.
 # LOCALVERSION keeps "+" off the release of a git tree.
 packages_kbuild()
 {
@@ -99,23 +99,23 @@ packages_configure()
 	} >> "$OUT/wb.config"
 	packages_kbuild KCONFIG_CONFIG=wb.config olddefconfig && mv "$OUT/wb.config" "$OUT/.config" || return 1
 	[ -n "$2" ] || ! grep -qx CONFIG_DEBUG_INFO=y "$OUT/.config" ||
-		{ echo "debug information is still in the configuration: an option of it selects that"; return 1; }
+		{ echo "debug information is still enabled: another option selects it"; return 1; }
 	[ -z "$3" ] || grep -x CONFIG_KVM_SW_PROTECTED_VM=y "$OUT/.config" ||
-		{ echo "software-protected VMs are not in the configuration: it lacks KVM, or an option they depend on"; return 1; }
+		{ echo "software-protected VMs are not enabled: the configuration lacks KVM, or an option that they depend on"; return 1; }
 	grep -x CONFIG_KVM_GUEST_MEMFD=y "$OUT/.config" || {
-		echo "the configuration has no guest_memfd: it takes KVM, and KVM_AMD_SEV, KVM_INTEL_TDX or KVM_SW_PROTECTED_VM"
+		echo "the configuration has no guest_memfd: that needs KVM, and KVM_AMD_SEV, KVM_INTEL_TDX or KVM_SW_PROTECTED_VM"
 		return 1
 	}
 }
 
-# Disk space in MiB: about one for each option that is set, five with debug information.
+# Estimate disk space in MiB: about one for each option that is set, five with debug information.
 packages_disk()
 {
 	packages_config_read "$1" | grep -c '=[my]$' |
 		awk -v each="${2:+5}" '{ print 1000 + $1 * (each ? each : 1) }'
 }
 
-# dpkg-buildpackage leaves packages beside the folder of objects.
+# dpkg-buildpackage leaves packages next to the directory of objects.
 packages_made()
 {
 	find "${OUT%/*}" -maxdepth 1 -name "linux-*_${PACKAGES_VERSION}_*"
@@ -131,7 +131,7 @@ packages_collect()
 	done
 }
 
-# packages_build FILE DEBUG SW DIR: packages of KTREE, with objects in OUT, into this folder.
+# packages_build FILE DEBUG SW DIR: build packages of KTREE, with objects in OUT, and move them to DIR.
 packages_build()
 {
 	PACKAGES_DATE=$(date)
@@ -142,14 +142,14 @@ packages_build()
 	trap 'packages_made | xargs -r rm -f' EXIT
 	step packages "packages" 0 packages_kbuild bindeb-pkg KDEB_PKGVERSION="$PACKAGES_VERSION" \
 		KDEB_CHANGELOG_DIST=unstable || die "the packages cannot be made"
-	packages_made | grep -q '/linux-image-.*\.deb$' || die "no package of the kernel was made; see $LOGS/packages.log"
+	packages_made | grep -q '/linux-image-.*\.deb$' || die "no kernel package was made; see $LOGS/packages.log"
 	packages_collect "$4" || die "cannot move the packages to $4"
 	trap - EXIT
 	note "in ${4#"$TOP"/}:"
 	(cd "$4" && ls -sh1 -- *.deb) | sed 's/^/      /'
 }
 
-# packages_file NAME DIR: the package of that name in this folder.
+# packages_file NAME DIR: print the path of the package of that name in DIR.
 packages_file()
 {
 	find "$2" -maxdepth 1 -name "$1_${PACKAGES_VERSION}_*.deb"
@@ -174,7 +174,7 @@ packages_explain()
 	note "remove      apt purge linux-image-$release linux-headers-$release; rm -f /etc/modprobe.d/gmem.conf"
 }
 
-# packages_unpack DIR: the three packages, as if they had been built here.
+# packages_unpack DIR: unpack the three packages, and lay them out like a build directory.
 packages_unpack()
 {
 	local release name
@@ -193,8 +193,8 @@ packages_unpack()
 		GEN_INIT_CPIO="$1/usr/gen_init_cpio"
 }
 
-# packages_boot: the kernel and the modules of the package, with the parameter on: the example VMM, a test of
-# conversions, and a Linux guest, which is the same kernel with a module that was built with the package of headers.
+# packages_boot: boot the packaged kernel and modules, with the parameter on. Run the example VMM, a test of
+# conversions, and a Linux guest, which is the same kernel with a module that was built against the packaged headers.
 packages_boot()
 {
 	local release ended=0
@@ -216,16 +216,16 @@ packages_boot()
 	vm_kvm_unload
 	VM_TIME=2400
 	step packages-boot "booting $release" 0 vm_run || ended=$?
-	vm_ended "$VM" && [ $ended -eq 0 ] || die "packages: the machine of the packages ended badly; see $VM"
+	vm_ended "$VM" && [ $ended -eq 0 ] || die "packages: the machine with the packaged kernel failed; see $VM"
 	awk '$1 == "exit" && $3 != 0 { print "    " $2 " failed, exit status " $3; bad = 1 }
 		$1 == "exit" { n++ } END { exit bad || n != 5 }' "$VM/verdict" ||
 		die "packages: the packages were built, but do not work; see $VM/output"
 	grep '^ *ok ' "$VM/output" | tail -n 5 | sed 's/^/    | /'
 	rm -rf "$VM" "$OUT"
-	note "the kernel of the packages boots, and converts memory; a module built with its headers works"
+	note "the packaged kernel boots and converts memory; a module built against its headers works"
 }
 
-# packages_test: with the configuration of the workbench's own kernel, whose objects serve.
+# packages_test: use the configuration of the workbench's own kernel, and a copy of its objects.
 packages_test()
 {
 	cmd_deps packages
@@ -235,11 +235,11 @@ packages_test()
 	hold build
 	need_disk "$BUILD" 2000 "the packages"
 	OUT=$TREE/wb-packages
-	[ -e "$OUT" ] || step packages-copy "copy of what is built" 0 kernel_copy || die "cannot copy a kernel"
+	[ -e "$OUT" ] || step packages-copy "copy of an existing build" 0 kernel_copy || die "cannot copy a kernel"
 	packages_build "$(arch_out)/.config" '' '' "$PACKAGES/test"
 	release
 	step packages-unpack "unpacking, and a module for them" 0 packages_unpack "$PACKAGES/test/run" ||
-		die "the packages cannot be unpacked, or no module builds with their headers"
+		die "the packages cannot be unpacked, or a module does not build against their headers"
 	packages_boot
 }
 
@@ -249,7 +249,7 @@ cmd_packages()
 	local config='' apply='' debug='' sw='' dir="$TREE"
 
 	if [ "${1:-}" = --test ]; then
-		[ $# -eq 1 ] || die "packages: --test takes no other argument"
+		[ $# -eq 1 ] || die "packages: --test takes no other arguments"
 		have_tree
 		packages_test
 		return
@@ -270,8 +270,8 @@ cmd_packages()
 	done
 	[ $# -le 1 ] || die "packages: name one kernel tree"
 	[ "$(uname -m)" = x86_64 ] || die "packages: this machine is $(uname -m), the packages are built on x86-64 only"
-	command -v dpkg-deb > /dev/null || die "packages: it takes Debian, or a distribution made from it"
-	[ $# -eq 0 ] || [ -d "$1" ] || die "packages: no folder $1"
+	command -v dpkg-deb > /dev/null || die "packages: this needs Debian, or a distribution derived from it"
+	[ $# -eq 0 ] || [ -d "$1" ] || die "packages: no directory $1"
 	[ -n "$config" ] || config=$(packages_config_default)
 	[ -n "$config" ] ||
 		die "packages: no configuration of a distribution's kernel in /boot or /usr/src: install Debian's linux-config-7.3, or name one with --config FILE"
@@ -292,7 +292,7 @@ cmd_packages()
 	hold packages
 	KTREE=$dir OUT=$PACKAGES/work/out
 	say "Building packages of Linux $(apply_version "$dir") in $dir, with $config"
-	[ -n "$debug" ] || note "without debug information, which takes several times the time and disk: --debug-info keeps it"
+	[ -n "$debug" ] || note "without debug information, which takes several times the time and disk space: --debug-info keeps it"
 	if [ "$(cat "$PACKAGES/work/tree" 2> /dev/null)" != "$dir" ]; then
 		rm -rf "$PACKAGES/work"
 		mkdir -p "$OUT"

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
 # shellcheck shell=dash
 #
-# The series in its two forms: mails in patches/ with the new files at the top level, and commits in build/linux.
+# Convert between the two forms of the series: mails in patches/ plus new files at the top level, and commits in
+# build/linux.
 #
 # Sets SERIES_NAME, SERIES_EMAIL, BASE_DATE, PATCHES and SERIES_DIRS, once, and git's environment.
 
@@ -9,10 +10,11 @@ SERIES_NAME="guest_memfd workbench"
 SERIES_EMAIL=gmem@localhost
 BASE_DATE="2026-11-15 00:00:00 +0000"
 PATCHES=$TOP/patches
-# Where the series' new files stand at the top level: kernel folders that are not the project's own.
+# The top-level directories for the new files of the series, which have the kernel's layout.
 SERIES_DIRS="arch Documentation fs kernel lib mm tools/testing virt"
 
-# Ignore the user's git configuration, it could change the result. The working folder may belong to another user (sudo).
+# Ignore the user's git configuration, as it could change the result. The working tree may belong to another user
+# (sudo).
 export GIT_CONFIG_GLOBAL=/dev/null GIT_CONFIG_NOSYSTEM=1
 export GIT_CONFIG_COUNT=1 GIT_CONFIG_KEY_0=safe.directory GIT_CONFIG_VALUE_0='*'
 export GIT_COMMITTER_NAME="$SERIES_NAME" GIT_COMMITTER_EMAIL="$SERIES_EMAIL"
@@ -27,26 +29,26 @@ series_exists()
 	[ -s "$PATCHES/series" ]
 }
 
-# The mails in their order. Comment lines of patches/series name the parts of the series.
+# List the mails in order. Comment lines in patches/series name the parts of the series.
 series_patches()
 {
 	sed '/^#/d; /^$/d' "$PATCHES/series"
 }
 
-# Every file that a mail names. A false match in a commit message does no harm.
+# List every file that a mail names. A false match in a commit message does no harm.
 series_files()
 {
 	sed -n 's,^\(+++ b\|--- a\)/\([^	]*\).*,\2,p' "$PATCHES"/*.patch | sort -u
 }
 
-# Files that the commits of build/linux touch, of these kinds of change (as in git diff --diff-filter).
+# List files that the commits of build/linux touch, limited to some kinds of change (as in git diff --diff-filter).
 series_touched()
 {
 	tgit diff --no-renames --name-only --diff-filter="$1" base HEAD
 }
 
-# series_clone DIR: a repository that shares build/linux's objects, at the base, with only the files that the series
-# touches: git am and quilt need no more, and it takes a second instead of a minute.
+# series_clone DIR: make a repository that shares build/linux's objects, at the base, with only the files that the
+# series touches: git am and quilt need no others, and this takes a second instead of a minute.
 series_clone()
 {
 	rm -rf "$1" &&
@@ -56,7 +58,7 @@ series_clone()
 	git -C "$1" checkout -q --detach "$(tgit rev-parse base)"
 }
 
-# series_am DIR: git am of patches/ in such a clone; on failure name patch and file.
+# series_am DIR: apply patches/ with git am in such a clone; on failure, name the patch and the file.
 series_am()
 {
 	local patch file
@@ -72,15 +74,15 @@ series_am()
 	done
 }
 
-# series_sum [FILE]: changes with the patches, the base and FILE, and with nothing else.
+# series_sum [FILE]: print a checksum of the patches, the base and FILE.
 series_sum()
 {
 	# shellcheck disable=SC2046 # a list of files
 	cd "$PATCHES" && cat series $(series_patches) "$@" | sha256sum && tgit rev-parse base
 }
 
-# Apply patches/ to the base in a clone of build/linux. The commit becomes refs/wb/next there, and is valid until a patch
-# changes.
+# Apply patches/ to the base in a clone of build/linux. The result becomes refs/wb/next of build/linux, which is valid
+# until a patch changes.
 series_lay()
 {
 	local sum
@@ -103,9 +105,9 @@ tree_base()
 	mkdir -p "$BUILD"
 	need_disk "$BUILD" 3000 "the kernel's source tree"
 	if [ -n "${KERNEL_SRC:-}" ]; then
-		[ -d "$KERNEL_SRC" ] || die "KERNEL_SRC: no folder $KERNEL_SRC"
+		[ -d "$KERNEL_SRC" ] || die "KERNEL_SRC: no directory $KERNEL_SRC"
 		base_is_7_3 "$KERNEL_SRC" || die "KERNEL_SRC: $KERNEL_SRC is not a 7.3 kernel tree with guest_memfd"
-		name="a 7.3 tree of one's own"
+		name="a 7.3 tree given as KERNEL_SRC"
 	else
 		name="$BASE_PACKAGE $VERSION"
 	fi
@@ -122,8 +124,8 @@ have_tree()
 	[ -e "$TREE" ] || cmd_tree
 }
 
-# Debian's .gitignore hides every new file from git status, so list untracked files separately, except for what is built in
-# wb-*, and for what the selftests' makefiles leave in the source.
+# Debian's .gitignore hides every new file from git status, so list untracked files separately, except for build output
+# in wb-*, and for files that the selftests' makefiles leave in the source.
 tree_clean()
 {
 	[ -z "$(tgit status --porcelain -uno; tgit ls-files --others -x '/wb-*' -x '/tools/arch/*/include/generated/' \
@@ -140,33 +142,33 @@ cmd_tree()
 		esac
 	fi
 	if ! series_exists; then
-		note "patches/ is empty: build/linux is taken as it is"
+		note "patches/ is empty: build/linux is left as it is"
 		return 0
 	fi
 	mkdir -p "$BUILD/check"
 	step am "git am" 0 series_lay || die "the series does not apply: $(tail -n 1 "$LOGS/am.log")"
 
-	# Do not overwrite work that is not in a mail yet.
+	# Do not overwrite work that has not been exported yet.
 	if [ "${1:-}" != --reset ]; then
-		tree_clean || die "build/linux has edits or new files that are not committed ('wb tree --reset' drops them)"
+		tree_clean || die "build/linux has uncommitted edits or new files ('wb tree --reset' drops them)"
 		if [ "$(tgit rev-parse 'HEAD^{tree}')" = "$(tgit rev-parse 'refs/wb/next^{tree}')" ]; then
 			tgit update-ref refs/wb/laid HEAD
 			return 0
 		fi
 		case $(tgit rev-parse HEAD) in
 		"$(tgit rev-parse base)"|"$(tgit rev-parse -q --verify refs/wb/laid)") ;;
-		*) die "build/linux has commits that patches/ does not ('wb export' writes, 'wb tree --reset' drops them)" ;;
+		*) die "build/linux has commits that are not in patches/ ('wb export' writes, 'wb tree --reset' drops them)" ;;
 		esac
 	fi
-	# Only files that differ are written, so that the next build is incremental.
+	# This writes only files that differ, so that the next build is incremental.
 	tgit checkout -q -f -B series refs/wb/next
 	tgit clean -q -f -d -x -e '/wb-*'
 	tgit update-ref refs/wb/laid HEAD
 	note "build/linux: $(tgit rev-list --count base..HEAD) patches on $(tgit log -1 --format=%s base)"
 }
 
-# The cover letter as git's branch description, subject first, from what stands in patches/cover-letter up to the
-# pins of the base, which are generated.
+# Print the cover letter as git's branch description, subject first: the text of patches/cover-letter up to the lines
+# that pin the base, which are generated.
 cover_text()
 {
 	if [ -e "$PATCHES/cover-letter" ]; then
@@ -184,7 +186,8 @@ cover_text()
 	echo "base-sha256: $BASE_SHA256"
 }
 
-# Add to a list of mails the comments of patches/series, each before the mail that it stands before there.
+# Add the comments of patches/series to a list of mails, each before the mail that follows it there. Mails are
+# identified by their subject.
 series_comments()
 {
 	[ -e "$PATCHES/series" ] || { cat; return; }
@@ -195,9 +198,9 @@ series_comments()
 		{ printf "%s%s\n", comment[key($0)], $0 }' "$PATCHES/series" -
 }
 
-# export_to DIR: all that the commits of build/linux give: DIR/patches, the new files, and our entry of MAINTAINERS.
-# What could differ by machine or day is pinned: dates, hash lengths, git's version. Subjects have no
-# numbers, or else each new patch would change all mails.
+# export_to DIR: export everything from the commits of build/linux: DIR/patches, the new files, and our entry in
+# MAINTAINERS. Dates, hash lengths and git's version are pinned, so that the result does not depend on the machine or
+# the day. Subjects have no numbers, as each new patch would change all mails otherwise.
 export_to()
 {
 	rm -rf "$1"
@@ -206,7 +209,7 @@ export_to()
 	tgit -c "branch.series.description=$(cover_text)" format-patch -q --no-numbered --zero-commit --no-signature --full-index \
 		--no-renames --no-base --no-thread --diff-algorithm=myers --cover-letter --cover-from-description=subject \
 		-o "$1/patches" base..series || return 1
-	# Not *.patch: git am refuses a mail without a patch.
+	# Don't name it *.patch: git am refuses a mail without a patch.
 	mv "$1/patches/0000-cover-letter.patch" "$1/patches/cover-letter"
 	(cd "$1/patches" && printf '%s\n' [0-9]*.patch) | series_comments > "$1/patches/series"
 	tgit archive HEAD --format=tar -- $(series_touched A) | tar -C "$1" -xf - || return 1
@@ -215,17 +218,17 @@ export_to()
 	[ -s "$1/MAINTAINERS" ] || rm "$1/MAINTAINERS"
 }
 
-# export_list DIR: the exported files, in an export or at the top level.
+# export_list DIR: list the exported files, in an export or at the top level.
 export_list()
 {
-	# shellcheck disable=SC2086 # a list of folders
+	# shellcheck disable=SC2086 # a list of directories
 	(cd "$1" && find MAINTAINERS patches $SERIES_DIRS -type f 2> /dev/null | sort)
 }
 
 tree_linear()
 {
 	tgit symbolic-ref -q HEAD | grep -qx refs/heads/series || die "build/linux is not on its branch 'series'"
-	tree_clean || die "build/linux has edits or new files that are not committed (new files: git add -f)"
+	tree_clean || die "build/linux has uncommitted edits or new files (new files: git add -f)"
 	[ "$(tgit rev-list --count base..HEAD)" -gt 0 ] || die "build/linux has no commits on top of the base"
 	[ "$(tgit rev-list --count --merges base..HEAD)" -eq 0 ] || die "build/linux has merge commits"
 }
@@ -247,7 +250,7 @@ cmd_export()
 	note "exported $(series_patches | wc -l) patches and $(series_touched A | wc -l) new files"
 }
 
-# series_quilt DIR: quilt's way, in another such clone; the tree must come out as git am's.
+# series_quilt DIR: apply patches/ with quilt in another such clone; the tree has to be the same as git am's.
 series_quilt()
 {
 	series_clone "$1" || return 1
@@ -269,11 +272,11 @@ series_agree()
 	[ "$(tgit rev-parse 'HEAD^{tree}')" = "$(tgit rev-parse 'refs/wb/next^{tree}')" ] ||
 		{ echo "build/linux and patches/ differ: 'wb export' or 'wb tree'"; rc=1; }
 	export_to "$BUILD/check/export" && export_to "$BUILD/check/again" || return 1
-	diff -r "$BUILD/check/export" "$BUILD/check/again" || { echo "exporting twice gives different bytes"; rc=1; }
+	diff -r "$BUILD/check/export" "$BUILD/check/again" || { echo "two exports differ"; rc=1; }
 	export_list "$BUILD/check/export" > "$BUILD/check/new"
 	export_list "$TOP" > "$BUILD/check/old"
 	diff "$BUILD/check/old" "$BUILD/check/new" ||
-		{ echo "files at the top level (<) are not those of the series (>)"; rc=1; }
+		{ echo "files at the top level (<) differ from those of the series (>)"; rc=1; }
 	while read -r file; do
 		cmp "$TOP/$file" "$BUILD/check/export/$file" || rc=1
 	done < "$BUILD/check/new"
@@ -289,15 +292,15 @@ cmd_check()
 	step check "patches, top-level files and tree agree" 0 series_agree
 }
 
-# checkpatch_these: the patches whose names come in.
+# checkpatch_these: check the patches whose names are on standard input.
 checkpatch_these()
 {
 	local rc=0 patch ignore said
 
 	while read -r patch; do
-		# Our mails carry no Signed-off-by; MAINTAINERS is one patch of the series, not of each.
+		# Our mails have no Signed-off-by, and one patch of the series changes MAINTAINERS for all.
 		ignore=FILE_PATH_CHANGES
-		# TRACE_EVENT() has a layout of its own, which checkpatch doesn't know.
+		# checkpatch doesn't know the layout of TRACE_EVENT().
 		! grep -q '^+++ b/include/trace/' "$PATCHES/$patch" ||
 			ignore=$ignore,PARENTHESIS_ALIGNMENT,OPEN_ENDED_LINE
 		# Nor does it know kselftest_harness.h, whose macros define functions and return from them.
@@ -310,7 +313,7 @@ checkpatch_these()
 	return $rc
 }
 
-# As many at a time as there are processors; nothing is checked twice.
+# Check as many at a time as there are processors, and only if something changed since the last time.
 series_checkpatch()
 {
 	local sum lane=0 pids='' failed=0 pid

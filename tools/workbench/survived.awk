@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0-only
 #
-# awk -f survived.awk CONFIG FRAGMENTS: fail, naming them, if options that the fragments ask for are not so in CONFIG.
+# awk -f survived.awk CONFIG FRAGMENTS: fail and list the options, if any that the fragments ask for differ in CONFIG.
 # A later line of the fragments overrides an earlier one.
 
 /^CONFIG_/ {

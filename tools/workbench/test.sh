@@ -3,25 +3,25 @@
 #
 # The whole run: static checks, build, and the booted matrix that the file `tests` describes.
 #
-# Sets TESTS, the table; RUN, the folder of the run, and RESULTS, where it goes at its end. Takes kernels (see build.sh),
-# and sets VM to the machine that is judged.
+# Sets TESTS, the table; RUN, the directory of the run, and RESULTS, which it is renamed to at the end. Selects kernels
+# (see build.sh), and sets VM to the machine being judged.
 
 TESTS=$WB/tests
 RESULTS=$BUILD/results
 
-# machines [long]: those of the whole run, or those that take too long for it.
+# machines [long]: list the machines of `wb test`, or those that take too long for it.
 machines()
 {
 	awk -v kind="${1:-machine}" '$1 == kind { print $2 }' "$TESTS"
 }
 
-# machine_fields MACHINE: its kernel and parameters.
+# machine_fields MACHINE: print its kernel and parameters.
 machine_fields()
 {
 	awk -v name="$1" '$1 ~ /^(machine|long)$/ && $2 == name { $1 = $2 = ""; print }' "$TESTS"
 }
 
-# tests_of MACHINE: its lines of the table, without the field MACHINES.
+# tests_of MACHINE: print its lines of the table, without the field MACHINES.
 tests_of()
 {
 	awk -v machine="$1" '
@@ -43,23 +43,23 @@ tests_of()
 		}' "$TESTS"
 }
 
-# machine_kernel MACHINE: take its kernel.
+# machine_kernel MACHINE: select its kernel.
 machine_kernel()
 {
 	# shellcheck disable=SC2046 # the fields of the line
 	set -- "$1" $(machine_fields "$1")
-	[ $# -gt 1 ] || die "no machine '$1': the file tests has $( (machines; machines long) | tr '\n' ' ')"
+	[ $# -gt 1 ] || die "no machine '$1', the machines are $( (machines; machines long) | tr '\n' ' ')"
 	kernel_take "$2"
 }
 
-# The kernels that machines and the benchmark have, in the order in which they are built.
+# List the kernels of machines and of the benchmark, in the order in which they are built.
 test_kernels()
 {
 	awk -v bench=$BENCH_KERNEL 'BEGIN { has[bench] = 1 }
 		NR == FNR { if ($1 == "machine") has[$3] = 1; next } $1 in has { print $1 }' "$TESTS" "$WB/kernels"
 }
 
-# The selftests that the machines of an architecture need.
+# List the selftests that the machines of an architecture need.
 test_programs()
 {
 	local machine
@@ -71,7 +71,7 @@ test_programs()
 	done | awk '$1 == "test" && $5 ~ /\// && !seen[$5]++ { print $5 }'
 }
 
-# A run gathers its results in a folder of its own; at its end that becomes build/results.
+# A run collects its results in a temporary directory, which becomes build/results at the end.
 run_new()
 {
 	mkdir -p "$BUILD" "$LOGS"
@@ -88,7 +88,7 @@ run_end()
 	mv "$RUN" "$RESULTS"
 	trap - EXIT
 	say "Results, in ${RESULTS#"$TOP"/}"
-	# Cases that a program skipped for one reason are one line.
+	# Print one line for all cases that a program skipped for the same reason.
 	awk -F '\t' '
 		/^skip / && !($1 in nr) { line[++lines] = $1 }
 		/^skip / { nr[$1] += $2 != "" }
@@ -109,7 +109,7 @@ record()
 	printf '%s %s\n' "$1" "$2" >> "$RUN/summary"
 }
 
-# stage NAME COMMAND...: a check that is one result.
+# stage NAME COMMAND...: run a check, and record it as one result.
 stage()
 {
 	local name="$1"
@@ -123,7 +123,7 @@ stage()
 	fi
 }
 
-# machine_boot MACHINE DIR [TEST]: plan and boot it in this folder; everything it needs comes from the table.
+# machine_boot MACHINE DIR [TEST]: plan and boot it in DIR, as the table says, with all its tests or just one.
 machine_boot()
 {
 	local kind name mib secs program args file
@@ -168,7 +168,7 @@ machine_boot()
 	vm_run
 }
 
-# test_judge MACHINE NAME: a test's results to the summary, and its KTAP file.
+# test_judge MACHINE NAME: add a test's results to the summary, and write its KTAP file.
 test_judge()
 {
 	local status splat ok='ok' skip='' shows
@@ -192,7 +192,7 @@ test_judge()
 	[ -z "$shows" ] || awk -v shows="$shows" '$0 ~ shows { print "        " $0 }' "$VM/$2"
 }
 
-# machine_judge MACHINE: its results, from its folder in the run.
+# machine_judge MACHINE: collect its results, from its directory in the run.
 machine_judge()
 {
 	local kind name rest ended
@@ -213,7 +213,7 @@ machine_judge()
 	}
 }
 
-# machines_boot MACHINE...: as many at a time as there are processors; each lane takes the next one that is left.
+# machines_boot MACHINE...: boot as many at a time as there are processors; each lane takes the next one that is left.
 machines_boot()
 {
 	local lane=0 machine
@@ -232,7 +232,7 @@ run_machines()
 {
 	local judged
 
-	# Run the probe first, or several machines would at the same time.
+	# Run the probe now, or several machines would run it at the same time.
 	vm_accel > /dev/null
 	step machines "$# machines" $# machines_boot "$@"
 	for judged; do
@@ -249,7 +249,7 @@ cmd_matrix()
 	run_end
 }
 
-# was_built KERNEL: in this run, not another day.
+# was_built KERNEL: check whether it was built in this run.
 was_built()
 {
 	grep -qx "pass build $1" "$RUN/summary"
@@ -275,7 +275,7 @@ cmd_test()
 	say "Booting"
 	for machine in $(machines); do
 		machine_kernel "$machine"
-		# And the kernel whose selftests it runs.
+		# The selftests come from the kernel of the architecture.
 		if was_built "$KERNEL" && was_built "$KARCH"; then
 			booting="$booting $machine"
 		else
@@ -320,7 +320,7 @@ cmd_demo()
 	cmd_build
 	[ -x "$OUT/gmem-vmm/gmem-vmm" ] || die "there is no example VMM in tools/gmem-vmm yet"
 	say "Booting, with kvm.gmem_in_place_conversion=1, to run the example VMM"
-	# In a shell of its own, as cmd_boot exits.
+	# Run it in a subshell, as cmd_boot exits.
 	(cmd_boot --param kvm.gmem_in_place_conversion=1 "$OUT/gmem-vmm/gmem-vmm" "$@") || exit
 	say "Booting again, for a Linux guest that converts its own memory"
 	cp -f "$(kernel_image)" "$OUT/gmem-guest/guest-kernel"
