@@ -271,7 +271,7 @@ trial_plain()
 	cp "$dir/$APPLY_UNDO/old/$file" "$dir/$file"
 	(cmd_apply --undo "$dir") && trial_same "$dir" base || return 1
 
-	# No change to this file applies any more.
+	# Now no change to this file applies.
 	sed -i 's/$/ /' "$dir/$file"
 	cp -a "$dir" "$TRIAL/before"
 	apply_refused ".patch does not apply: $file" "$dir" || return 1
