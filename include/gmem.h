@@ -1,17 +1,17 @@
 /* SPDX-License-Identifier: GPL-2.0 WITH Linux-syscall-note */
 /*
  * In-place conversion of guest_memfd memory, for VMMs: find out whether it is
- * available, create a file, convert ranges of it, and know what to do about
- * each error.  Include this file, there is nothing to link with.
+ * available, create a file, convert ranges of it, and find out what to do about
+ * each error.  Just include this file, there is nothing to link with.
  *
- * It builds as C11 and C++11, and later, with POSIX.1-2008 visible, as it is by
- * default and with -D_GNU_SOURCE, and with any version of the kernel headers:
- * what they lack is defined here.  Functions return 0 or a negative errno
- * unless they say otherwise, keep no state, and may be called from several
- * threads at once.
+ * It builds as C11 and C++11, and later, if POSIX.1-2008 is visible, which is
+ * the default, also with -D_GNU_SOURCE.  Any version of the kernel headers will
+ * do: missing definitions are provided here.  Unless noted otherwise, functions
+ * return 0 or a negative errno.  They keep no state, and may be called from
+ * several threads concurrently.
  *
- * The ABI is specified in Documentation/virt/kvm/api.rst, and what a VMM has to
- * handle in Documentation/virt/kvm/guest_memfd.rst.
+ * The ABI is specified in Documentation/virt/kvm/api.rst, and the duties of a
+ * VMM in Documentation/virt/kvm/guest_memfd.rst.
  */
 #ifndef GMEM_H
 #define GMEM_H
@@ -118,7 +118,7 @@ static_assert(sizeof(struct kvm_memory_attributes2) == 128,
 	      "struct kvm_memory_attributes2 is 128 bytes, without holes");
 
 /**
- * struct gmem_support - What KVM supports
+ * struct gmem_support - Features supported by KVM
  * @attributes: attributes that KVM_SET_MEMORY_ATTRIBUTES2 accepts, a mask of
  *		KVM_MEMORY_ATTRIBUTE_*; 0 without in-place conversion
  * @flags: flags that KVM_CREATE_GUEST_MEMFD accepts, a mask of
@@ -135,7 +135,7 @@ struct gmem_support {
  * gmem_probe() - Find out whether memory can be converted in place
  * @fd: /dev/kvm, to decide before there is a VM, or a VM: not all types of VM
  *	have private memory
- * @support: always filled in, with zeros for what KVM does not know
+ * @support: always filled in, with zeros for capabilities that KVM does not know
  *
  * Return: 0 if KVM can convert memory between shared and private in place,
  * %-EOPNOTSUPP if it cannot; see gmem_parameter() for a reason.
@@ -156,8 +156,9 @@ static inline int gmem_probe(int fd, struct gmem_support *support)
 /**
  * gmem_parameter() - Read KVM's module parameter for in-place conversion
  *
- * To explain why gmem_probe() failed.  The capability is what counts: there is
- * no parameter on kernels whose only mode is in-place conversion.
+ * Use this only to explain why gmem_probe() failed.  The capability is
+ * decisive: there is no parameter on kernels whose only mode is in-place
+ * conversion.
  *
  * Return: 1 if it is on, 0 if it is off, %-ENOENT if KVM has no such parameter
  * or is not loaded, or the negative errno of another failure to read it.
@@ -182,18 +183,18 @@ static inline int gmem_parameter(void)
 
 /**
  * gmem_create() - Create a guest_memfd
- * @vm_fd: the VM whose memory it will be, and of no other VM
+ * @vm_fd: the VM that will use the memory; no other VM can use it
  * @size: size of the file in bytes, a multiple of the page size; it is fixed
  * @flags: GUEST_MEMFD_FLAG_*, e.g. GMEM_FLAGS.  Without
  *	   GUEST_MEMFD_FLAG_INIT_SHARED all pages are private at first, without
  *	   GUEST_MEMFD_FLAG_MMAP the host cannot map even shared ones.
  *
- * Pages are allocated when guest or host touch them, and contain zeros then.
+ * Pages are allocated when guest or host touch them first, and are zero then.
  *
- * The file and its memory live until the last file descriptor and the last
- * mapping are gone.  A memslot does not keep them: when they are gone, guest
- * accesses to it fail.  exec() does not close the file descriptor unless
- * FD_CLOEXEC is set.
+ * The file and its memory exist until the last file descriptor and the last
+ * mapping are gone.  A memslot does not keep them alive: after that, guest
+ * accesses to the memslot fail.  exec() does not close the file descriptor
+ * unless FD_CLOEXEC is set.
  *
  * Return: a file descriptor; %-EINVAL if @size is not valid or a flag is not
  * supported, see struct gmem_support; %-EMFILE, %-ENFILE or %-ENOMEM.
@@ -215,9 +216,9 @@ static inline int gmem_create(int vm_fd, __u64 size, __u64 flags)
  * @gmem_fd: the file, created with GUEST_MEMFD_FLAG_MMAP
  * @size: its size, in bytes
  *
- * The mapping stays valid across conversions until munmap().  It follows the
- * attribute page by page: touching a page that is private at the time is
- * SIGBUS (BUS_ADRERR), system calls fail with EFAULT.
+ * The mapping stays valid across conversions until munmap().  Each page follows
+ * its attribute: touching a page while it is private raises SIGBUS
+ * (BUS_ADRERR), and system calls on it fail with EFAULT.
  *
  * Return: the address, or NULL with the reason in errno.
  */
@@ -249,19 +250,19 @@ static inline bool gmem_names_page(int err)
  * @attributes: KVM_MEMORY_ATTRIBUTE_PRIVATE, or 0 for shared
  * @error_offset: set to the offset of the first page that blocks the
  *		  conversion, in bytes, if gmem_names_page(), and left alone
- *		  otherwise; may be NULL.  It is for the log, or to find who
- *		  uses the page: always repeat the whole range.
+ *		  otherwise; may be NULL.  Use it for the log, or to find the
+ *		  user of the page: always repeat the whole range.
  *
- * Either the whole range is converted or nothing is.  A range that has the
- * attribute already is left alone.  KVM neither copies nor clears contents,
- * but the hardware of confidential VMs may.
+ * Either the whole range is converted or nothing is.  Nothing is done if the
+ * range already has the attribute.  KVM neither copies nor clears contents, but
+ * the hardware of confidential VMs may.
  *
- * May take about 100 ms if a page stays in use, about 2 s if users come and
- * go, and longer on a busy machine.  Only a fatal signal ends it: there is no
- * EINTR to handle.
+ * This may take about 100 ms if a page stays in use, about 2 s if users come
+ * and go, and longer on a busy machine.  Only a fatal signal interrupts it, so
+ * there is no EINTR to handle.
  *
- * Return: 0 or one of the errors that gmem_strerror() describes and
- * gmem_next() answers.
+ * Return: 0 or one of the errors that gmem_strerror() describes, and for which
+ * gmem_next() returns what to do.
  */
 static inline int gmem_try_convert(int gmem_fd, __u64 offset, __u64 size,
 				   __u64 attributes, __u64 *error_offset)
@@ -290,8 +291,8 @@ static inline int gmem_try_convert(int gmem_fd, __u64 offset, __u64 size,
  * @deadline: when to give up: CLOCK_MONOTONIC in nanoseconds, see
  *	      gmem_deadline(), or GMEM_ONCE or GMEM_FOREVER
  * @pause: between two attempts, in nanoseconds.  0 is fine if KVM waits for
- *	   short-lived users by itself; not all versions do, and 1 ms saves
- *	   those from using up a CPU.
+ *	   short-lived users by itself; not all versions do, and for those 1 ms
+ *	   avoids busy looping.
  * @busy: called after each attempt that failed with EAGAIN, or NULL.  Return
  *	  false to give up.  This is the place to stop using the page, e.g. to
  *	  cancel I/O or to unpin it.
@@ -332,8 +333,8 @@ static inline __u64 gmem_deadline(unsigned int ms)
  * @retry: what to do if a page is in use
  * @error_offset: see gmem_try_convert()
  *
- * There is at least one attempt, and it returns at the latest one attempt
- * after the deadline.
+ * There is at least one attempt, and at most one attempt ends after the
+ * deadline.
  *
  * Do not use it with a deadline in the thread of a vCPU of an SEV-ES or SEV-SNP
  * VM: KVM itself uses the page of the vCPU's GHCB until that vCPU is entered
@@ -376,16 +377,16 @@ static inline int gmem_convert(int gmem_fd, __u64 offset, __u64 size,
 
 /**
  * enum gmem_next - What to do after a conversion
- * @GMEM_NEXT_GUEST: it is done: tell the guest, go on
+ * @GMEM_NEXT_GUEST: it is done: notify and continue the guest
  * @GMEM_NEXT_RETRY: a page is in use.  Stop using it if possible, and repeat
  *		     the request; or stop the VM if no user is known
  * @GMEM_NEXT_REPLACE: a page is poisoned, and will stay so.  Punch it out with
  *		       fallocate(), inject a machine check into the guest, and
- *		       repeat the request then; or refuse the guest's request
+ *		       then repeat the request; or refuse the guest's request
  * @GMEM_NEXT_FREE_MEMORY: the host is out of memory, or the limit of the
  *			   memory cgroup is reached: repeat the request when
- *			   there is some, or refuse it
- * @GMEM_NEXT_STOP: KVM has given up the VM: save the logs and stop it
+ *			   memory is available, or refuse it
+ * @GMEM_NEXT_STOP: KVM has marked the VM as dead: save the logs and stop it
  * @GMEM_NEXT_FIX: the VMM has a bug: the request can never succeed
  */
 enum gmem_next {
@@ -426,7 +427,7 @@ static inline enum gmem_next gmem_next(int err)
  * @err: 0 or a negative errno
  *
  * Return: one to three lines of text, without a newline at the end.  The text
- * is constant, except for errors that a conversion does not have.
+ * is constant, except for errors that a conversion never returns.
  */
 static inline const char *gmem_strerror(int err)
 {
@@ -435,21 +436,21 @@ static inline const char *gmem_strerror(int err)
 		return "success: the range has the attribute";
 	case EAGAIN:
 		return "EAGAIN: the page is still in use on the host, e.g. pinned for a device.\n"
-		       "  Once it is not, the same request, repeated, succeeds";
+		       "  Repeat the request; it succeeds once the page is no longer in use";
 	case EHWPOISON:
 		return "EHWPOISON: the hardware has lost the contents of the page.\n"
 		       "  Repeating the request cannot help.  Punch a hole over the page to\n"
-		       "  get a fresh one, and let the guest know that the data are gone";
+		       "  get a new one, and notify the guest that the data are lost";
 	case ENOMEM:
-		return "ENOMEM: the kernel has no memory to note the new state.\n"
-		       "  Repeat the request when the host has some";
+		return "ENOMEM: the kernel has no memory to store the new attributes.\n"
+		       "  Repeat the request when memory is available";
 	case EIO:
-		return "EIO: KVM has given up the VM after an internal error.\n"
+		return "EIO: KVM has marked the VM as dead after an internal error.\n"
 		       "  The kernel's log has the reason";
 	case EINVAL:
 		return "EINVAL: the request is not valid: not page aligned, empty or beyond the\n"
-		       "  end of the file, an attribute that is not known, a field that must be 0\n"
-		       "  and is not, or a VM without private memory";
+		       "  end of the file, an unknown attribute, a field that has to be 0\n"
+		       "  but is not, or a VM without private memory";
 	case ENOTTY:
 		return "ENOTTY: not a guest_memfd, or in-place conversion is off\n"
 		       "  (see kvm.gmem_in_place_conversion)";
@@ -461,7 +462,7 @@ static inline const char *gmem_strerror(int err)
 }
 
 /**
- * struct gmem_fault - An access of the guest that KVM could not resolve
+ * struct gmem_fault - A guest access that KVM could not handle
  * @flags: KVM_MEMORY_EXIT_FLAG_PRIVATE if it was a private access
  * @gpa: guest physical address of the start of the range, in bytes
  * @size: length of the range, in bytes
@@ -477,15 +478,15 @@ struct gmem_fault {
  * @run: of a vCPU whose KVM_RUN has just failed with EFAULT or EHWPOISON, with
  *	 exit_reason KVM_EXIT_MEMORY_FAULT
  *
- * The same as run->memory_fault, which older kernel headers do not have.
+ * This is the same as run->memory_fault, which older kernel headers lack.
  *
- * Return: a copy, which is still valid when the vCPU is entered again.
+ * Return: a copy, which stays valid when the vCPU is entered again.
  */
 static inline struct gmem_fault gmem_get_fault(const struct kvm_run *run)
 {
 	struct gmem_fault fault;
 
-	/* All kinds of exits share a union. */
+	/* All exit reasons share a union. */
 	memcpy(&fault, &run->hw, sizeof(fault));
 	return fault;
 }

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
- * What the driver in a Linux guest (gmem_guest.c) and the VMM agree on: requests
- * in a page of shared memory, whose frame number the guest writes to a port, and
- * what the pages that go back and forth contain.
+ * The interface between the driver in a Linux guest (gmem_guest.c) and the VMM:
+ * requests in a page of shared memory, whose frame number the guest writes to a
+ * port, and the contents of the pages that are converted.
  */
 #ifndef GMEM_GUEST_H
 #define GMEM_GUEST_H
@@ -15,11 +15,11 @@
 #define GMEM_GUEST_WORDS	512	/* in a page */
 
 enum gmem_guest_command {
-	GMEM_GUEST_START,	/* the driver is there */
+	GMEM_GUEST_START,	/* the driver has started */
 	GMEM_GUEST_EXCHANGE,	/* pages are shared: check, and write other contents */
-	GMEM_GUEST_WRITE,	/* a page to a block of the disk */
-	GMEM_GUEST_READ,	/* and from there */
-	GMEM_GUEST_END,		/* all that was private is shared: a report */
+	GMEM_GUEST_WRITE,	/* write a page to a block of the disk */
+	GMEM_GUEST_READ,	/* read it back */
+	GMEM_GUEST_END,		/* all memory is shared again: report the counters */
 };
 
 struct gmem_guest_request {
@@ -30,20 +30,20 @@ struct gmem_guest_request {
 	__u32 block;
 	__u32 generation[GMEM_GUEST_RUN];	/* of each page's contents */
 
-	/* With GMEM_GUEST_END, what the guest has counted */
+	/* With GMEM_GUEST_END, the guest's counters */
 	__u64 to_private, to_shared;	/* conversions */
 	__u64 pages_to_private, pages_to_shared;
 	__u64 peak;			/* pages that were private at the same time */
-	__u64 checked;			/* pages of which each byte was checked */
+	__u64 checked;			/* pages whose contents were checked in full */
 	__u64 blocks;			/* read and written */
 	__u64 refused;			/* conversions */
-	__u64 wrong;			/* pages with other contents than they had */
+	__u64 wrong;			/* pages whose contents have changed */
 };
 
-/* The side that has written a page last */
+/* The side that was the last to write a page */
 enum { GMEM_GUEST_SIDE, GMEM_HOST_SIDE };
 
-/* Each word of each page, in each generation, is another one. */
+/* Each word is different in each page and generation. */
 static inline __u64 gmem_guest_word(__u64 pfn, __u32 generation, int side, unsigned int i)
 {
 	__u64 x = pfn << 10 | i;

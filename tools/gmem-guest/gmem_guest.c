@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * A driver for Linux guests that makes memory private and shared again, while
- * the guest is at work, and checks that no data are lost.
+ * A driver for Linux guests that makes memory private and shared again while
+ * the guest is running, and checks that no data are lost.
  *
- * It takes most of the free memory out of the allocator and makes it private.
- * The rest of the guest stays shared: in QEMU's emulation KVM reads the guest's
- * instructions and page tables to emulate what exits, which it cannot do in
- * private memory.  On hardware with private memory nothing would have to.
+ * It allocates most of the free memory and makes it private.  The rest of the
+ * guest stays shared: in QEMU's emulation, KVM has to read the guest's
+ * instructions and page tables to emulate instructions that exit, which it
+ * cannot do in private memory.  This does not apply to hardware with private
+ * memory.
  */
 #define pr_fmt(fmt) KBUILD_MODNAME ": " fmt
 
@@ -133,7 +134,7 @@ static bool check(struct chunk *c, unsigned int i, int side)
 	atomic64_inc(&checked);
 	if (gmem_guest_same(page_of(c, i), c->pfn + i, c->generation[i], side))
 		return true;
-	pr_err("page %#lx has other contents than it had\n", c->pfn + i);
+	pr_err("the contents of page %#lx have changed\n", c->pfn + i);
 	atomic64_inc(&wrong);
 	fail(-EIO);
 	return false;
@@ -148,7 +149,7 @@ static bool ask(struct worker *w, enum gmem_guest_command command)
 {
 	w->request->command = command;
 	w->request->error = NO_ANSWER;
-	/* The VMM reads the page when this exits. */
+	/* The write to the port exits to the VMM, which reads the page. */
 	mb();
 	outl(PHYS_PFN(virt_to_phys(w->request)), GMEM_GUEST_PORT);
 	mb();
@@ -157,12 +158,12 @@ static bool ask(struct worker *w, enum gmem_guest_command command)
 	if (w->request->error == NO_ANSWER)
 		pr_err("no answer from the VMM\n");
 	else
-		pr_err("the VMM has refused request %u: %u\n", command, w->request->error);
+		pr_err("the VMM refused request %u: %u\n", command, w->request->error);
 	fail(-EIO);
 	return false;
 }
 
-/* Pages are shared: the VMM checks what is in them, and answers in place. */
+/* The pages are shared: let the VMM check their contents, and write new ones. */
 static bool exchange(struct worker *w, struct chunk *c, unsigned int first, unsigned int nr)
 {
 	unsigned int i;
@@ -186,7 +187,7 @@ static bool check_all(struct chunk *c, unsigned int first, unsigned int nr, int 
 	return true;
 }
 
-/* There and back: both sides find what the other has written. */
+/* Convert to shared and back: each side checks the contents written by the other. */
 static void convert_some(struct worker *w, struct chunk *c)
 {
 	unsigned int first = get_random_u32() % CHUNK_PAGES;
@@ -207,7 +208,7 @@ out:
 	mutex_unlock(&c->lock);
 }
 
-/* A device cannot reach private memory: what it transfers goes through the pool. */
+/* A device cannot access private memory: copy its data through the pool. */
 static void use_disk(struct worker *w, struct chunk *c)
 {
 	unsigned int i = get_random_u32() % CHUNK_PAGES;
@@ -283,7 +284,7 @@ static void free_chunk(struct chunk *c)
 	kfree(c);
 }
 
-/* Free memory leaves the allocator before it is private. */
+/* Allocate memory before making it private. */
 static int take_memory(void)
 {
 	struct sysinfo info;
@@ -326,7 +327,7 @@ static int take_memory(void)
 	return 0;
 }
 
-/* Each page, once more, by both sides.  What stays private must not be freed. */
+/* Check each page on both sides once more.  Do not free pages that stay private. */
 static void give_back_memory(struct worker *w)
 {
 	struct chunk *c, *next;
@@ -406,7 +407,7 @@ static void run(void)
 	stop(converter);
 
 	if (*hot != hot_writes) {
-		pr_err("a page that was converted while it was written has lost writes: %llu of %llu are there\n",
+		pr_err("a page that was converted while being written has lost writes: %llu of %llu are there\n",
 		       *hot, hot_writes);
 		atomic64_inc(&wrong);
 		fail(-EIO);
@@ -455,7 +456,7 @@ static int __init gmem_guest_init(void)
 	return err ?: failed;
 }
 
-/* All is done when it is loaded. */
+/* All work is done at initialization. */
 static void __exit gmem_guest_exit(void)
 {
 }

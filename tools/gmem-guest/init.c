@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * The guest's only program: loads the driver while it writes files and reads them
- * back, and resets the machine.  Parameters of the driver come from the kernel's
- * command line, as gmem_seconds=10 and gmem_percent=75.
+ * The guest's only program: loads the driver, writes files and reads them back
+ * in the meantime, and resets the machine.  Parameters of the driver are given
+ * on the kernel's command line, e.g. as gmem_seconds=10 and gmem_percent=75.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -28,7 +28,7 @@ static void is_done(int sig)
 	done = 1;
 }
 
-/* A guest that has other things to do. */
+/* Other work of the guest. */
 static int write_files(void)
 {
 	static unsigned int out[FILE_WORDS], in[FILE_WORDS];
@@ -42,13 +42,13 @@ static int write_files(void)
 		fd = open("/tmp/file", O_RDWR | O_CREAT | O_TRUNC, 0600);
 		if (fd < 0 || write(fd, out, sizeof(out)) != sizeof(out) ||
 		    pread(fd, in, sizeof(in), 0) != sizeof(in) || memcmp(in, out, sizeof(in))) {
-			printf("init: a file is not what was written to it: %s\n", strerror(errno));
+			printf("init: a file differs from the data written to it: %s\n", strerror(errno));
 			return 1;
 		}
 		close(fd);
 		files++;
 	}
-	printf("init: %u files written meanwhile, and read back as they were\n", files);
+	printf("init: %u files written in the meantime, and read back unchanged\n", files);
 	return 0;
 }
 
@@ -74,7 +74,7 @@ int main(void)
 
 	mount("dev", "/dev", "devtmpfs", 0, NULL);
 	mount("tmp", "/tmp", "tmpfs", 0, NULL);
-	/* The kernel has opened it, unless there was no /dev then. */
+	/* The kernel has opened the console, unless there was no /dev yet. */
 	if (fcntl(STDOUT_FILENO, F_GETFD) < 0) {
 		open("/dev/console", O_RDWR);
 		dup(0);
@@ -87,7 +87,7 @@ int main(void)
 	load_driver();
 	kill(pid, SIGTERM);
 	if (pid < 0 || waitpid(pid, &status, 0) != pid || status)
-		printf("init: the other program has failed\n");
+		printf("init: the other process failed\n");
 	sync();
 	reboot(RB_AUTOBOOT);
 	return 1;

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
  * Call all functions of include/gmem.h, the header for VMM authors, and check
- * what they return.
+ * their results.
  *
  * usage: gmem-header-test on|off
  *
- * The argument says whether KVM can convert memory in place, i.e. what
- * gmem_probe() has to find out.
+ * The argument says whether KVM can convert memory in place, i.e. the expected
+ * result of gmem_probe().
  */
 #include <gmem.h>
 
@@ -62,7 +62,7 @@ static int create_vm(unsigned long type)
 	return fd;
 }
 
-/* System calls report what would be a SIGBUS. */
+/* System calls report EFAULT instead of raising SIGBUS. */
 static bool is_shared(int page)
 {
 	int pipe_fd[2];
@@ -97,7 +97,7 @@ static void check_support(bool on)
 
 	memset(&support, 0xff, sizeof(support));
 	is(gmem_probe(-1, &support), -EOPNOTSUPP, "probe nothing");
-	is(support.attributes | support.flags, 0, "which has neither");
+	is(support.attributes | support.flags, 0, "which supports neither");
 
 	is(gmem_parameter(), on, "module parameter");
 }
@@ -106,8 +106,8 @@ static void check_create(bool on)
 {
 	int fd;
 
-	is(gmem_create(vm_fd, PAGE + 1, GUEST_MEMFD_FLAG_MMAP), -EINVAL, "create with a wrong size");
-	is(gmem_create(vm_fd, PAGE, 1ULL << 63), -EINVAL, "create with a wrong flag");
+	is(gmem_create(vm_fd, PAGE + 1, GUEST_MEMFD_FLAG_MMAP), -EINVAL, "create with an invalid size");
+	is(gmem_create(vm_fd, PAGE, 1ULL << 63), -EINVAL, "create with an invalid flag");
 	is(gmem_create(-1, PAGE, 0), -EBADF, "create without a VM");
 
 	fd = gmem_create(vm_fd, PAGE, 0);
@@ -122,7 +122,7 @@ static void check_create(bool on)
 	if (!mem)
 		die("gmem_map");
 	if (!on)
-		is(gmem_create(vm_fd, PAGE, GMEM_FLAGS), -EINVAL, "create shared memory of a VM with private memory");
+		is(gmem_create(vm_fd, PAGE, GMEM_FLAGS), -EINVAL, "create shared memory for a VM with private memory");
 }
 
 static void check_off(void)
@@ -133,7 +133,7 @@ static void check_off(void)
 	is(gmem_try_convert(gmem_fd, 0, PAGE, SHARED, &page), -ENOTTY, "convert");
 	is(gmem_convert(gmem_fd, 0, PAGE, PRIVATE, &retry, &page), -ENOTTY, "convert, with retries");
 	is(page, UNTOUCHED, "no page is named");
-	result(!!strstr(gmem_strerror(-ENOTTY), "gmem_in_place_conversion"), "the description has the parameter");
+	result(!!strstr(gmem_strerror(-ENOTTY), "gmem_in_place_conversion"), "the description names the parameter");
 }
 
 static void check_convert(void)
@@ -152,8 +152,8 @@ static void check_convert(void)
 	for (i = 0; i < NR_PAGES; i++)
 		if (!is_shared(i) || mem[i * PAGE] != i)
 			break;
-	is(i, NR_PAGES, "pages with their contents");
-	is(gmem_try_convert(gmem_fd, 0, PAGE, SHARED, NULL), 0, "convert what is shared already");
+	is(i, NR_PAGES, "pages keep their contents");
+	is(gmem_try_convert(gmem_fd, 0, PAGE, SHARED, NULL), 0, "convert a page that is already shared");
 	is(page, UNTOUCHED, "no page is named");
 }
 
@@ -188,7 +188,7 @@ static void check_invalid(void)
 	is(page, UNTOUCHED, "no page is named");
 }
 
-/* What is told of a page in use, and what is done about it. */
+/* A user of a page: what is reported about it, and how it reacts. */
 struct user {
 	int pipe_fd[2];
 	__u64 page;
@@ -244,14 +244,14 @@ static void check_busy(void)
 	use_page(&user);
 	is(gmem_try_convert(gmem_fd, 0, NR_PAGES * PAGE, PRIVATE, &page), -EAGAIN, "a page in use");
 	is(page, BUSY_PAGE * PAGE, "that page is named");
-	is(gmem_try_convert(gmem_fd, 0, NR_PAGES * PAGE, PRIVATE, NULL), -EAGAIN, "nobody asks for its name");
+	is(gmem_try_convert(gmem_fd, 0, NR_PAGES * PAGE, PRIVATE, NULL), -EAGAIN, "without error_offset");
 
 	page = UNTOUCHED;
 	is(convert_all(&user, GMEM_ONCE, &page), -EAGAIN, "try once");
 	is(page, BUSY_PAGE * PAGE, "that page is named");
 	is(user.page, BUSY_PAGE * PAGE, "and is passed on");
 	is(user.nr_calls, 1, "there is one attempt");
-	is(convert_all(NULL, GMEM_ONCE, NULL), -EAGAIN, "nobody is told");
+	is(convert_all(NULL, GMEM_ONCE, NULL), -EAGAIN, "without a callback");
 
 	user.nr_calls = 0;
 	user.give_up_at = 2;
@@ -264,7 +264,7 @@ static void check_busy(void)
 	result(deadline - gmem_now() <= 3000000000ULL, "deadline");
 	user.deadline = deadline;
 	is(convert_all(&user, deadline, &page), -EAGAIN, "try until the deadline");
-	result(gmem_now() >= deadline, "it is not given up before");
+	result(gmem_now() >= deadline, "no earlier");
 	result(user.nr_calls >= 1 && user.nr_late <= 1, "%u attempts, %u of them after the deadline",
 	       user.nr_calls, user.nr_late);
 	is(is_shared(0) && is_shared(BUSY_PAGE), true, "nothing is converted");
@@ -303,11 +303,11 @@ static void check_errors(void)
 		result(gmem_names_page(errors[i].err) == errors[i].names_page &&
 		       gmem_next(errors[i].err) == errors[i].next &&
 		       !strncmp(text, errors[i].name, strlen(errors[i].name)) && !strchr(text, '%') &&
-		       text[strlen(text) - 1] != '\n', "what is said of %s", errors[i].name);
+		       text[strlen(text) - 1] != '\n', "description of %s", errors[i].name);
 	}
 }
 
-/* A vCPU begins with the code at the end of the first 4 GiB, which is gone. */
+/* A vCPU starts with the code at the end of the first 4 GiB, which has been removed. */
 static void check_fault(void)
 {
 	const __u64 gpa = (1ULL << 32) - PAGE;

@@ -21,27 +21,27 @@ static void usage(FILE *to)
 	      "                [--cpus 1|2] [--on-busy=retry|fail]\n"
 	      "\n"
 	      "Runs a small guest on one guest_memfd, lets it make pages of its own memory\n"
-	      "private and shared again, and shows and checks what that does.\n"
+	      "private and shared again, and shows and checks the effects.\n"
 	      "With --kernel, runs a Linux guest; the terminal is its serial console, ^C ends it.\n"
 	      "\n"
-	      "  --on-busy=retry  a page that is still in use: ask again until it is free\n"
+	      "  --on-busy=retry  if a page is still in use, retry until it is free\n"
 	      "                   (default)\n"
-	      "  --on-busy=fail   a page that is still in use: stop the VM; with --kernel,\n"
+	      "  --on-busy=fail   if a page is still in use, stop the VM; with --kernel,\n"
 	      "                   refuse the guest's request\n"
-	      "  --quiet          only say what goes wrong (an injected memory error does)\n"
+	      "  --quiet          print only errors (including injected memory errors)\n"
 	      "  --kernel FILE    a Linux kernel for x86-64, as bzImage\n"
 	      "  --initrd FILE    its initramfs; that of tools/gmem-guest converts memory\n"
-	      "  --cmdline TEXT   its command line, in place of\n"
+	      "  --cmdline TEXT   its command line, instead of\n"
 	      "                   " DEFAULT_CMDLINE "\n"
 	      "  --memory MIB     its memory (default: 256)\n"
 	      "  --cpus N         its CPUs, 1 or 2 (default: 1)\n"
 	      "  --help           this text\n"
 	      "\n"
 	      "Exit status:\n"
-	      "  0  all that was claimed was seen to be true\n"
-	      "  1  something was not, and is named\n"
+	      "  0  all claims were checked and are true\n"
+	      "  1  a claim was not true, and is named\n"
 	      "  2  it cannot run here; the reason and the remedy are named\n"
-	      "  3  stopped by --on-busy=fail, all claims up to then were true\n",
+	      "  3  stopped by --on-busy=fail; all claims up to then were true\n",
 	      to);
 }
 
@@ -124,10 +124,10 @@ int main(int argc, char **argv)
 	if (optind != argc)
 		bad_usage();
 	if (is_linux && !boot.kernel)
-		cannot_run("--initrd, --cmdline, --memory and --cpus are for a Linux guest: name its\n"
-			   "kernel with --kernel");
+		cannot_run("--initrd, --cmdline, --memory and --cpus are for a Linux guest: they\n"
+			   "require --kernel");
 	if (quiet && boot.kernel)
-		cannot_run("--quiet is not for a Linux guest: its console would be lost");
+		cannot_run("--quiet cannot be used with --kernel: the guest's console would be lost");
 	if (boot.kernel)
 		return linux_run(&boot, mib, on_busy);
 	demo_run(on_busy, quiet);

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * The state of the demonstration, and claims that several of its steps make.
+ * The state of the demonstration, and checks that several of its steps share.
  */
 #include <string.h>
 
@@ -13,7 +13,7 @@ void check_text(const struct vm *vm, unsigned int where, const char *text)
 	const char *found = at(vm, DATA_PAGE, where);
 
 	if (strcmp(found, text))
-		die("NOT TRUE: page %u has \"%s\", not \"%s\"", DATA_PAGE, found, text);
+		die("NOT TRUE: page %u contains \"%s\", not \"%s\"", DATA_PAGE, found, text);
 	check(true, "the host reads \"%s\" in page %u", found, DATA_PAGE);
 }
 
@@ -28,7 +28,7 @@ void check_sigbus(const struct vm *vm, unsigned long page, bool write)
 	      touch.fault ? (unsigned long)((__u8 *)touch.addr - vm->mem) : 0);
 }
 
-/* The map shows the VMM's notes: compare them with what the kernel does. */
+/* The map shows the VMM's own record: compare it with the kernel's behavior. */
 void check_map(struct vm *vm)
 {
 	unsigned int there[2] = { }, open[2] = { };
@@ -37,7 +37,7 @@ void check_map(struct vm *vm)
 
 	pages_in_memory(vm, used);
 	check(!memcmp(used, demo.used, FILE_PAGES),
-	      "the same pages are in memory as before: none taken, none freed");
+	      "the same pages are in memory as before: none allocated, none freed");
 	for (i = 0; i < FILE_PAGES; i++) {
 		if (!used[i])
 			continue;
@@ -45,6 +45,6 @@ void check_map(struct vm *vm)
 		open[vm->is_private[i]] += !touch_read(at(vm, i, AT_TOUCH)).fault;
 	}
 	check(open[0] == there[0] && !open[1],
-	      "in memory, open to the host: %u of %u shared pages, %u of %u private",
+	      "in memory and accessible to the host: %u of %u shared pages, %u of %u private",
 	      open[0], there[0], open[1], there[1]);
 }

@@ -8,7 +8,7 @@
 #include "inject.h"
 #include "show.h"
 
-/* What one step of the demonstration leaves for the next. */
+/* State that is passed from one step of the demonstration to the next. */
 struct demo {
 	int step;		/* the last one that the guest has done */
 	__u8 used[FILE_PAGES];	/* pages in memory before the conversion */
@@ -21,11 +21,11 @@ struct demo {
 	unsigned long conversions;
 	struct pin pin;
 	struct timespec refused;
-	bool huge;		/* the file gets its memory in 2 MiB */
+	bool huge;		/* memory is allocated in chunks of 2 MiB */
 	bool no_huge;		/* the steps about that were skipped */
 	bool skipped;		/* the steps in which memory fails */
-	__u64 lost_frame;	/* of the page that was struck last */
-	unsigned long lost_kb;	/* what the machine had lost before */
+	__u64 lost_frame;	/* of the last page hit by an error */
+	unsigned long lost_kb;	/* memory that the machine had lost before */
 };
 
 extern struct demo demo;
@@ -36,7 +36,7 @@ static inline void *at(const struct vm *vm, unsigned long page, unsigned int byt
 	return vm->mem + page * PAGE_BYTES + byte;
 }
 
-/* Each of these ends the demonstration if it is not true. */
+/* Each of these ends the demonstration if the claim is not true. */
 void check_text(const struct vm *vm, unsigned int where, const char *text);
 void check_sigbus(const struct vm *vm, unsigned long page, bool write);
 void check_map(struct vm *vm);

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * The demonstration: what is shown around each conversion, and the devices by
- * which the guest reports its progress.
+ * The demonstration: output around each conversion, and the devices with which
+ * the guest reports its progress.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -43,7 +43,7 @@ static void demo_after(struct vm *vm, __u64 offset, __u64 size, int err)
 	struct map_row row;
 
 	if (err == -EAGAIN) {
-		complain("--on-busy=fail: the VM is stopped; its memory is what it was\n"
+		complain("--on-busy=fail: the VM is stopped; its memory is unchanged\n"
 			 "  (%u claims were checked up to here and are true)", checks_done());
 		exit(EXIT_BUSY);
 	}
@@ -61,7 +61,7 @@ static void demo_after(struct vm *vm, __u64 offset, __u64 size, int err)
 static void demo_refused(struct vm *vm, __u64 gpa, __u64 npages)
 {
 	(void)vm;
-	say("   the guest asks for %llu pages at %#llx: refused, not all its memory",
+	say("   the guest asks for %llu pages at %#llx: refused, not all of that is its memory",
 	    npages, gpa);
 }
 
@@ -73,7 +73,7 @@ static void *unpin_later(void *unused)
 	return NULL;
 }
 
-/* The first refusal of a request; with --on-busy=retry, more follow. */
+/* Called for the first refusal of a request; with --on-busy=retry, more follow. */
 static void demo_busy(struct vm *vm, __u64 error_offset)
 {
 	unsigned int i, open = 0;
@@ -81,7 +81,7 @@ static void demo_busy(struct vm *vm, __u64 error_offset)
 
 	clock_gettime(CLOCK_MONOTONIC, &demo.refused);
 	if (demo.step != STEP_BUSY)
-		die("NOT TRUE: page at offset %#llx is busy, but nobody has a lasting hold on it",
+		die("NOT TRUE: page at offset %#llx is busy, but there is no lasting user of it",
 		    error_offset);
 	say("   the kernel refuses with EAGAIN, and names the page at offset %#llx", error_offset);
 	check(error_offset == PINNED_PAGE * PAGE_BYTES,
@@ -93,7 +93,7 @@ static void demo_busy(struct vm *vm, __u64 error_offset)
 	      open, BUSY_PAGES);
 	if (vm->on_busy == BUSY_FAIL)
 		return;
-	say("   --on-busy=retry: the VMM asks again at once; the pin lasts %d ms", PIN_MS);
+	say("   --on-busy=retry: the VMM retries immediately; the pin lasts %d ms", PIN_MS);
 	if (pthread_create(&thread, NULL, unpin_later, NULL))
 		die("pthread_create failed");
 	pthread_detach(thread);
@@ -108,7 +108,7 @@ static bool demo_port(struct vcpu *vcpu, bool write, __u16 port, void *data,
 	__u32 value = 0;
 
 	if (!write)
-		die("the guest uses a port in a way that it should not");
+		die("the guest reads from port %#x, which is write-only", port);
 	memcpy(&value, data, size);
 
 	switch (port) {
@@ -130,7 +130,7 @@ static bool demo_port(struct vcpu *vcpu, bool write, __u16 port, void *data,
 	case PORT_FAIL:
 		die("NOT TRUE: the guest found that %s", line);
 	}
-	die("the guest uses port %#x, where there is nothing", port);
+	die("the guest uses port %#x, which does not exist", port);
 }
 
 static const struct vm_ops demo_ops = {
@@ -147,7 +147,7 @@ static void demo_start(struct vm *vm)
 {
 	struct utsname name;
 
-	/* Shared memory is loaded like any other memory: by writing to it. */
+	/* Load shared memory like any other memory: write to it. */
 	memcpy(at(vm, CODE_PAGE, 0), guest_image, guest_image_end - guest_image);
 	memcpy(at(vm, DATA_PAGE, AT_HOST), TEXT_HOST, sizeof(TEXT_HOST));
 

@@ -22,8 +22,8 @@ static void lost_page_is(const struct vm *vm, unsigned long page, const char *la
 }
 
 /*
- * Look up the frame while the page is shared.  Conversion in place keeps it, so
- * it is known when the page is private, too.
+ * Look up the frame while the page is shared.  As conversion is in place, the
+ * frame stays the same when the page is private.
  */
 void step_error(struct vm *vm)
 {
@@ -37,14 +37,14 @@ void step_error(struct vm *vm)
 	if (!err && mapped && !demo.lost_frame)
 		err = EPERM;
 	if (err) {
-		say("   SKIPPED: no memory error can be made here (%s).\n"
-		    "   It takes root, debugfs mounted, and a kernel with CONFIG_HWPOISON_INJECT\n"
+		say("   SKIPPED: memory errors cannot be injected here (%s).\n"
+		    "   This requires root, debugfs mounted, and a kernel with CONFIG_HWPOISON_INJECT\n"
 		    "   (if it is a module there: modprobe hwpoison-inject).", strerror(err));
 		demo.skipped = true;
 		demo.step = STEP_END - 1;
 		return;
 	}
-	check(mapped, "the host has page %u mapped, and knows its frame: %#llx", LOST_PAGE,
+	check(mapped, "the host has page %u mapped, at physical frame %#llx", LOST_PAGE,
 	      demo.lost_frame);
 	demo.lost_kb = memory_lost_kb();
 	*errors = true;
@@ -57,14 +57,14 @@ static void strike(struct vm *vm, unsigned long page)
 	say("   an uncorrected memory error is injected into frame %#llx, page %lu",
 	    demo.lost_frame, page);
 	err = strike_frame(demo.lost_frame);
-	check(!err, "the kernel has dealt with it: %s", err ? strerror(err) : "no error");
+	check(!err, "the kernel has handled it: %s", err ? strerror(err) : "no error");
 	check(memory_lost_kb() == demo.lost_kb + PAGE_BYTES / 1024,
 	      "the machine has lost memory: HardwareCorrupted is %lu KiB, was %lu KiB",
 	      memory_lost_kb(), demo.lost_kb);
 	lost_page_is(vm, page, "struck");
 }
 
-/* The hole is punched, so the frame is not in use any more. */
+/* A hole has been punched, so the frame is no longer in use. */
 static void heal(void)
 {
 	int err = heal_frame(demo.lost_frame);
@@ -75,28 +75,28 @@ static void heal(void)
 		return;
 	}
 	check(memory_lost_kb() == demo.lost_kb,
-	      "the frame is healed: HardwareCorrupted is %lu KiB, as before", demo.lost_kb);
+	      "the frame is unpoisoned: HardwareCorrupted is %lu KiB, as before", demo.lost_kb);
 }
 
 void step_strike(struct vm *vm)
 {
 	strike(vm, LOST_PAGE);
 	say("       No signal is sent, as no host mapping is affected.  The guest has not\n"
-	    "       noticed either: KVM has only taken the page out of its page tables.");
+	    "       noticed either: KVM has only removed the page from its page tables.");
 }
 
-/* The guest's access has failed.  The hole is punched, the guest not entered yet. */
+/* The guest's access failed.  The hole was punched, but the guest not entered yet. */
 void demo_lost_page(struct vm *vm, __u64 gpa, bool private)
 {
 	unsigned long page = (gpa - vm->gpa) / PAGE_BYTES;
 	__u8 used[FILE_PAGES];
 
-	say("   the guest's access fails: KVM_RUN gives EHWPOISON and KVM_EXIT_MEMORY_FAULT");
+	say("   the guest's access fails: KVM_RUN returns EHWPOISON with KVM_EXIT_MEMORY_FAULT");
 	check(lost_page && page == lost_page && private == vm->is_private[page],
 	      "the exit names a %s access at %#llx, which is page %lu",
 	      private ? "private" : "shared", gpa, page);
-	say("   the VMM punches a hole over the page (fallocate, FALLOC_FL_PUNCH_HOLE), tells\n"
-	    "   the guest by a machine check (KVM_X86_SET_MCE), and enters it again");
+	say("   the VMM punches a hole over the page (fallocate, FALLOC_FL_PUNCH_HOLE), injects\n"
+	    "   a machine check into the guest (KVM_X86_SET_MCE), and enters it again");
 	pages_in_memory(vm, used);
 	check(!used[page], "page %lu has no memory now, and is still %s", page,
 	      vm->is_private[page] ? "private" : "shared");
@@ -108,7 +108,7 @@ static void check_told(const struct vm *vm, unsigned long page)
 	const __u32 *lost = at(vm, NOTE_PAGE, NOTE_LOST - GPA(NOTE_PAGE));
 
 	check(!lost_page && *lost == GPA(page),
-	      "the machine check told the guest of %#x, which is page %lu", *lost, page);
+	      "the machine check reported %#x to the guest, which is page %lu", *lost, page);
 }
 
 void step_replaced(struct vm *vm)
@@ -147,12 +147,12 @@ void demo_poisoned(struct vm *vm, __u64 error_offset)
 	say("   the kernel refuses with EHWPOISON, and names the page at offset %#llx",
 	    error_offset);
 	check(lost_page && error_offset == lost_page * PAGE_BYTES,
-	      "error_offset is %#llx, which is page %llu: the one that was struck (%lu)",
+	      "error_offset is %#llx, which is page %llu: the one with the error (%lu)",
 	      error_offset, error_offset / PAGE_BYTES, lost_page);
 	for (i = 0; i < ERROR_PAGES; i++)
 		open += !touch_write(at(vm, ERROR_PAGE + i, AT_TOUCH)).fault;
 	check(open == ERROR_PAGES - 1,
-	      "all or nothing: but for that one, the host can write to them (%u of %u)",
+	      "all or nothing: the host can still write to all pages but that one (%u of %u)",
 	      open, ERROR_PAGES);
 }
 

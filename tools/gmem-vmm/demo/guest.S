@@ -1,13 +1,13 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
  * The guest: flat 32-bit protected mode, no paging, no interrupts.  It is
- * position independent apart from the data addresses of guest.h, so it rides
- * in the VMM's read-only data and is copied to CODE_PAGE as it is.
+ * position independent except for the data addresses of guest.h, so it can be
+ * stored in the VMM's read-only data and copied to CODE_PAGE unchanged.
  *
- * The code stays in shared memory.  On CPUs that do not save the address of
- * the next instruction, KVM decodes a hypercall to step over it and reads
- * the bytes through the memslot's userspace_addr: the host cannot do that
- * for a private page.
+ * The code stays in shared memory.  On CPUs that do not save the address of the
+ * next instruction, KVM has to decode a hypercall to skip it, and reads the
+ * instruction through the memslot's userspace_addr, which does not work for
+ * private pages.
  */
 #include "guest.h"
 
@@ -28,10 +28,10 @@
 #define MSR_MC0_STATUS		0x401	/* bit 63: valid; one bank every 4 MSRs */
 #define MSR_MC0_ADDR		0x402
 
-/* Where \label is when it has been copied to CODE_PAGE. */
+/* The address of \label in the copy at CODE_PAGE. */
 #define LOADED(label)		(GPA(CODE_PAGE) + label - guest_image)
 
-/* Calls \func with %esi pointing to \text. */
+/* Call \func with %esi pointing to \text. */
 .macro with_text func, text
 	call	.Lbehind\@
 	.asciz	"\text"
@@ -63,7 +63,7 @@
 	out	%al, $PORT_STEP
 .endm
 
-/* Returns the result of the hypercall in %eax. */
+/* Return the result of the hypercall in %eax. */
 .macro ask page, pages, attributes
 	mov	$GPA(\page), %ebx
 	mov	$\pages, %ecx
@@ -90,7 +90,7 @@ guest_image:
 	call	expect_machine_checks
 	say	"running, and KVM offers me conversions"
 
-	/* One page written by both sides, and both texts survive. */
+	/* Both sides write to the same page, and both texts survive. */
 	expect	DATA_PAGE, AT_HOST, TEXT_HOST
 	put	DATA_PAGE, AT_GUEST, TEXT_GUEST
 	step	STEP_SHARED
@@ -105,11 +105,11 @@ guest_image:
 	expect	DATA_PAGE, AT_ANSWER, TEXT_ANSWER
 	say	"I can read the host's answer"
 
-	/* Much memory, first touched while it is private. */
+	/* A lot of memory, first touched while it is private. */
 	step	STEP_BULK
 	convert	BULK_PAGE, BULK_PAGES, PRIVATE
 	call	fill_bulk
-	say	"all of it read as zeros, and now has my marks"
+	say	"all of it was zero, and now has my marks"
 	step	STEP_BULK_FULL
 	convert	BULK_PAGE, BULK_PAGES, SHARED
 	step	STEP_BULK_BACK
@@ -118,7 +118,7 @@ guest_image:
 	say	"my marks are still there, and so are the host's"
 	step	STEP_BULK_DONE
 
-	/* One page of memory that is mapped with huge pages, and back. */
+	/* Convert one page of memory that is mapped with huge pages, and back. */
 	step	STEP_HUGE
 	cmpl	$0, NOTE_HUGE
 	je	5f
@@ -132,7 +132,7 @@ guest_image:
 	step	STEP_HUGE_BACK
 5:
 
-	/* Conversions of a page that the second CPU writes all the time. */
+	/* Convert a page that the second CPU keeps writing to. */
 	step	STEP_LIVE
 	mov	$LIVE_ROUNDS, %ebp
 1:	convert	COUNT_PAGE, 1, PRIVATE
@@ -144,7 +144,7 @@ guest_image:
 	movl	$1, NOTE_STOP
 	step	STEP_LIVE_DONE
 
-	/* No memory there: the VMM must refuse, and nobody must fall over. */
+	/* There is no memory there: the VMM has to refuse the request. */
 	ask	LAST_PAGE, 2, PRIVATE
 	test	%eax, %eax
 	jz	1f
@@ -154,7 +154,7 @@ guest_image:
 1:	fail	"the VMM agreed to convert memory that is not there"
 2:
 
-	/* The host has a pin on one page of these. */
+	/* The host has pinned one of these pages. */
 	put	BUSY_PAGE, AT_GUEST, TEXT_GUEST
 	put	PINNED_PAGE, AT_GUEST, TEXT_GUEST
 	step	STEP_BUSY
@@ -164,7 +164,7 @@ guest_image:
 	say	"they are private, and my texts are still there"
 	step	STEP_BUSY_DONE
 
-	/* The memory under one of my pages fails, while it is private ... */
+	/* The memory of one page fails while the page is private ... */
 	put	ERROR_PAGE, AT_GUEST, TEXT_GUEST
 	put	LOST_PAGE, AT_GUEST, TEXT_GUEST
 	put	LOST_PAGE2, AT_GUEST, TEXT_GUEST
@@ -176,17 +176,17 @@ guest_image:
 	expect_lost LOST_PAGE
 	expect	ERROR_PAGE, AT_GUEST, TEXT_GUEST
 	expect	LOST_PAGE2, AT_GUEST, TEXT_GUEST
-	say	"a machine check! That page is zeros now, the others are as they were"
+	say	"a machine check! That page is zero now, the others are unchanged"
 	put	LOST_PAGE, AT_PRIVATE, TEXT_FRESH
 	step	STEP_REPLACED
 	convert	ERROR_PAGE, ERROR_PAGES, SHARED
 
-	/* ... and under another one, while it is shared. */
+	/* ... and that of another one while it is shared. */
 	step	STEP_STRIKE2
 	ask	ERROR_PAGE, ERROR_PAGES, PRIVATE
 	test	%eax, %eax
 	jz	3f
-	say	"refused? Then I'll have a look at that memory"
+	say	"refused? Then I'll look at that memory"
 	expect_lost LOST_PAGE2
 	say	"a machine check! Now that I know, I ask again"
 	convert	ERROR_PAGE, ERROR_PAGES, PRIVATE
@@ -199,7 +199,7 @@ guest_image:
 	step	STEP_END
 	hlt
 
-/* The second CPU counts in memory and in a register. */
+/* The second CPU counts both in memory and in a register. */
 guest_counter:
 	xor	%eax, %eax
 1:	lock incl GPA(COUNT_PAGE)
@@ -210,9 +210,9 @@ guest_counter:
 	hlt
 
 /*
- * A guest asks CPUID before it makes hypercalls: is this KVM, does it offer
- * KVM_HC_MAP_GPA_RANGE, and which instruction does this CPU have for it?
- * KVM can patch in the right one, but only where it may write to the code.
+ * Check CPUID before making hypercalls: is this KVM, does it offer
+ * KVM_HC_MAP_GPA_RANGE, and which instruction does this CPU use for hypercalls?
+ * KVM can patch in the right one, but only if it may write to the code.
  */
 find_hypercall:
 	xor	%eax, %eax
@@ -248,7 +248,7 @@ must_be_done:
 	ret
 1:	fail	"my request was refused"
 
-/* Zeros first, then each page is marked with its own address. */
+/* Check that each page is zero, and mark it with its own address. */
 fill_bulk:
 	mov	$GPA(BULK_PAGE), %ebx
 1:	mov	%ebx, %edi
@@ -266,9 +266,9 @@ must_be_zero:
 	repe scasl
 	jne	1f
 	ret
-1:	fail	"memory never seen before is not zero"
+1:	fail	"new memory is not zero"
 
-/* The host has added the complement. */
+/* The host has added the complement of each mark. */
 check_bulk:
 	mov	$GPA(BULK_PAGE), %ebx
 1:	cmp	%ebx, (%ebx)
@@ -281,7 +281,7 @@ check_bulk:
 	cmp	$GPA(BULK_PAGE + BULK_PAGES), %ebx
 	jb	1b
 	ret
-2:	fail	"a mark is gone"
+2:	fail	"a mark is missing"
 
 read_chunk:
 	mov	$GPA(HUGE_CHUNK), %ebx
@@ -291,7 +291,7 @@ read_chunk:
 	jb	1b
 	ret
 
-/* Both states have to see the second CPU at work. */
+/* Make sure that the second CPU writes in both states. */
 wait_for_count:
 	mov	GPA(COUNT_PAGE), %eax
 1:	pause
@@ -300,8 +300,8 @@ wait_for_count:
 	ret
 
 /*
- * Without CR4.MCE a machine check is the end.  With it, the CPU looks for the
- * handler in the IDT, and for the handler's segment in the GDT.
+ * Without CR4.MCE a machine check shuts down the guest.  With it, the CPU finds
+ * the handler in the IDT, and the handler's segment in the GDT.
  */
 expect_machine_checks:
 	lgdt	LOADED(gdt_pointer)
@@ -312,8 +312,8 @@ expect_machine_checks:
 	ret
 
 /*
- * %ebx is the page.  The machine check comes before the first access to it is
- * done; after it, the access is repeated, and finds a fresh page.
+ * %ebx is the page.  The machine check is raised before the first access to it
+ * completes.  The access is repeated afterwards, and finds a new page.
  */
 must_be_lost:
 	movl	$0, NOTE_LOST
@@ -326,8 +326,8 @@ must_be_lost:
 1:	fail	"no machine check told me that my memory is lost"
 
 /*
- * One of the banks says which memory is lost.  What has been read is cleared,
- * MCG_STATUS last: another machine check before that would be the end.
+ * One of the banks has the address of the lost memory.  Clear the banks, and
+ * MCG_STATUS last: until then, another machine check would shut down the guest.
  */
 machine_check:
 	pusha
@@ -371,9 +371,9 @@ check_text:
 	test	%al, %al
 	jnz	check_text
 	ret
-1:	fail	"the text is not what it was"
+1:	fail	"the text has changed"
 
-/* By single characters: KVM has to emulate string I/O. */
+/* Print character by character, as KVM has to emulate string I/O. */
 print:
 	lodsb
 	test	%al, %al
@@ -390,7 +390,7 @@ give_up:
 	.balign	8
 gdt:
 	.quad	0
-	.quad	0x00cf9b000000ffff	/* the code segment as the VMM has set it */
+	.quad	0x00cf9b000000ffff	/* the code segment as set by the VMM */
 	.quad	0x00cf93000000ffff	/* and the data segment */
 idt:
 	.fill	MC_VECTOR, 8, 0

@@ -9,9 +9,9 @@
 #include "../vmm/x86.h"
 
 /*
- * Offset 0 of the file is not guest physical address 0, as in most VMMs:
- * KVM_SET_MEMORY_ATTRIBUTES2 takes file offsets, guests use guest physical
- * addresses, and confusing them should be noticed.
+ * As in most VMMs, offset 0 of the file is not guest physical address 0:
+ * KVM_SET_MEMORY_ATTRIBUTES2 takes file offsets, while guests use guest
+ * physical addresses, so that mixing them up gets noticed.
  */
 #define MEM_GPA		0x1000000
 #define GPA(page)	(MEM_GPA + ((page) << PAGE_SHIFT))
@@ -41,14 +41,14 @@
 /* 32-bit words in the note page. */
 #define NOTE_STOP	(GPA(NOTE_PAGE) + 0)	/* second CPU: stop counting */
 #define NOTE_AMD	(GPA(NOTE_PAGE) + 4)	/* hypercall is VMMCALL */
-#define NOTE_ERRORS	(GPA(NOTE_PAGE) + 8)	/* the host can make memory fail */
-#define NOTE_LOST	(GPA(NOTE_PAGE) + 12)	/* what a machine check named */
+#define NOTE_ERRORS	(GPA(NOTE_PAGE) + 8)	/* the host can inject memory errors */
+#define NOTE_LOST	(GPA(NOTE_PAGE) + 12)	/* address reported by a machine check */
 #define NOTE_HUGE	(GPA(NOTE_PAGE) + 16)	/* memory is mapped with huge pages */
 
 #define PORT_CHAR	0x10	/* AL: next character of a message */
 #define PORT_STEP	0x11	/* AL: a step is done, it is the host's turn */
-#define PORT_COUNT	0x12	/* EAX: how far the second CPU counted */
-#define PORT_FAIL	0x13	/* the message before says what is wrong */
+#define PORT_COUNT	0x12	/* EAX: the final count of the second CPU */
+#define PORT_FAIL	0x13	/* failed; the last message has the reason */
 
 #define STEP_SHARED	1
 #define STEP_PRIVATE	2
@@ -73,9 +73,9 @@
 #define STEP_ERROR_DONE	21
 #define STEP_END	22
 
-#define LIVE_ROUNDS	50	/* to private and back, under the counter */
+#define LIVE_ROUNDS	50	/* to private and back, while counting */
 
-/* Where in the page each text goes, and the text. */
+/* The offset of each text in its page, and the texts. */
 #define AT_HOST		0x000
 #define AT_GUEST	0x100
 #define AT_PRIVATE	0x200

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * The steps of the demonstration in which the guest's memory is mapped with huge
- * pages: what a conversion of one page does to them.
+ * The steps of the demonstration in which the guest's memory is mapped with
+ * huge pages: the effects of converting one page.
  */
 #include <stdio.h>
 
@@ -12,7 +12,7 @@
 #define PARAMETER	"/sys/module/kvm/parameters/gmem_hugepages"
 #define BULK_CHUNKS	(BULK_PAGES / CHUNK_PAGES)
 
-/* What KVM counts. */
+/* KVM's statistics. */
 struct counts {
 	__u64 large;		/* mappings of 2 MiB */
 	__u64 small;		/* mappings of 4 KiB */
@@ -70,7 +70,7 @@ void step_huge(struct vm *vm)
 
 	title("Huge pages: one 4 KiB page of 2 MiB converted, and converted back");
 	if (!demo.huge) {
-		skip("kvm.gmem_hugepages is off. Turn it on, and run this again: echo 1 > " PARAMETER);
+		skip("kvm.gmem_hugepages is off. Turn it on and run this again: echo 1 > " PARAMETER);
 		return;
 	}
 	if (fdinfo_of(vm, "gmem-chunks:") < BULK_CHUNKS + 1) {
@@ -79,7 +79,7 @@ void step_huge(struct vm *vm)
 	}
 	full = counts_take();
 	check(full.large == empty.large + BULK_CHUNKS && full.small <= empty.small,
-	      "%llu more mappings of 2 MiB for those %lu MiB, and no more of 4 KiB",
+	      "%llu more mappings of 2 MiB for these %lu MiB, and no additional ones of 4 KiB",
 	      full.large - empty.large, BULK_PAGES * PAGE_BYTES >> 20);
 	*huge = true;
 }
@@ -101,7 +101,7 @@ void step_huge_read(struct vm *vm)
 	struct counts now = counts_take();
 
 	check(now.faults == split.faults + 1,
-	      "the guest read all %d pages, and had %llu fault: the page that changed",
+	      "the guest read all %d pages with %llu fault, for the page that changed",
 	      CHUNK_PAGES, now.faults - split.faults);
 	check_sigbus(vm, HUGE_PAGE - 1, false);
 	check(!touch_read(at(vm, HUGE_PAGE, AT_TOUCH)).fault,
@@ -115,7 +115,7 @@ void step_huge_back(struct vm *vm)
 
 	(void)vm;
 	check(now.faults == split.faults + 1 && now.large == full.large,
-	      "it read all of them with %llu fault: there are %llu mappings of 2 MiB again",
+	      "the guest read all of them with %llu fault: there are %llu mappings of 2 MiB again",
 	      now.faults - split.faults, now.large);
 	check(now.small == full.small, "and %llu mappings of 4 KiB, as before", now.small);
 	title("Conversions under a running vCPU");

@@ -4,10 +4,10 @@
 
 #include "../vmm/vm.h"
 
-/* How the file gets its memory, which is decided when it is created */
+/* The allocation size of the file, which is fixed at creation */
 unsigned long huge_page_bytes(const struct vm *vm);
 
-/* Before vCPUs run, and before the guest touches what it is to map */
+/* Call these before vCPUs run, and before the guest touches its memory */
 void huge_init(const struct vm *vm, const struct vcpu *vcpu);
 void huge_before(void);
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Faults on request: a page that stays in use, and a page whose memory fails.
+ * Fault injection: a page that stays in use, and a page with a memory error.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -18,7 +18,7 @@
 #define CORRUPT		"/sys/kernel/debug/hwpoison/corrupt-pfn"
 #define UNPOISON	"/sys/kernel/debug/hwpoison/unpoison-pfn"
 
-/* From mm/gup_test.h, a kernel test: no installed header has it. */
+/* From mm/gup_test.h, which is not among the installed headers. */
 struct pin_longterm_test {
 	__u64 addr;
 	__u64 size;
@@ -30,9 +30,9 @@ struct pin_longterm_test {
 #define PIN_LONGTERM_TEST_FLAG_USE_WRITE	1
 
 /*
- * Keep a page in use until unpin_page().  The kernel's own test driver does it
- * the way device drivers do.  Without it, use a pipe that holds the page itself
- * and not a copy.  Returns the name of the user.
+ * Keep a page in use until unpin_page().  The kernel's own test driver pins it
+ * as device drivers do.  Without it, use a pipe that refers to the page itself,
+ * not to a copy.  Return a description of the user.
  */
 const char *pin_page(struct pin *pin, void *addr)
 {
@@ -54,7 +54,7 @@ const char *pin_page(struct pin *pin, void *addr)
 	}
 
 	say("   note: " GUP_TEST ": %s", strerror(errno));
-	say("         (it takes CONFIG_GUP_TEST, debugfs mounted, and root)");
+	say("         (this needs CONFIG_GUP_TEST, debugfs mounted, and root)");
 	if (pipe(pin->pipe) || vmsplice(pin->pipe[1], &iov, 1, 0) != (ssize_t)PAGE_BYTES)
 		die("vmsplice of a page into a pipe: %s", strerror(errno));
 	return "a pipe that the page was spliced into (vmsplice)";
@@ -71,13 +71,13 @@ void unpin_page(struct pin *pin)
 	close(pin->pipe[1]);
 }
 
-/* The frame with an error, until it is unpoisoned; 0 if there is none. */
+/* The frame with an error that has not been unpoisoned yet, or 0. */
 static __u64 struck;
 
 static void tell_of_struck(void)
 {
 	if (struck)
-		complain("4 KiB of this machine's memory stay lost.  To get them back:\n"
+		complain("4 KiB of this machine's memory are still marked as lost.  To undo that:\n"
 			 "  echo %#llx > " UNPOISON, struck);
 }
 
@@ -102,7 +102,7 @@ int strike_possible(void)
 
 /*
  * Make the kernel believe that the hardware has reported an uncorrected error
- * in this frame, not hit by an access.
+ * in this frame, which was not caused by an access.
  */
 int strike_frame(__u64 pfn)
 {
@@ -115,12 +115,12 @@ int strike_frame(__u64 pfn)
 	return write_pfn(CORRUPT, pfn);
 }
 
-/* Return a frame that is not in use any more to the kernel. */
+/* Return a frame that is no longer in use to the kernel. */
 int heal_frame(__u64 pfn)
 {
 	int tries = 50, err;
 
-	/* Others look at any frame now and then, and hold it while they do. */
+	/* The kernel may take a short-lived reference to any frame. */
 	while ((err = write_pfn(UNPOISON, pfn)) == EBUSY && --tries)
 		usleep(10000);
 	if (!err)

@@ -4,7 +4,7 @@
 
 #include <linux/types.h>
 
-/* Keeping a page in use, as a device or a slow system call does */
+/* Keep a page in use, as a device or a slow system call does */
 struct pin {
 	int gup_fd;
 	int pipe[2];

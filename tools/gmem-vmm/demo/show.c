@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * What the user sees, and the measurements that it is based on.
+ * Output to the user, and the measurements that it is based on.
  */
 #include <stdarg.h>
 #include <fcntl.h>
@@ -52,8 +52,8 @@ void say(const char *fmt, ...)
 }
 
 /*
- * Make a claim, or die if it is not true.  The text includes the values that
- * are compared, so that it also says what differs.
+ * Print a claim, or die if it is not true.  The text includes the values that
+ * are compared, so that it also shows the difference.
  */
 void check(bool ok, const char *fmt, ...)
 {
@@ -76,9 +76,9 @@ unsigned int checks_done(void)
 }
 
 /*
- * Find out which pages of the file exist: mincore() looks into the page cache of
- * the file, no matter whether a page is mapped, or private.  A page that has
- * memory but was never touched (fallocate) does not count.
+ * Find out which pages of the file exist: mincore() looks up pages in the page
+ * cache, whether or not they are mapped or private.  A page that was allocated
+ * but never touched (fallocate) does not count.
  */
 void pages_in_memory(const struct vm *vm, __u8 *vec)
 {
@@ -99,7 +99,7 @@ static char map_cell(const struct vm *vm, const __u8 *used, unsigned long page)
 	return used[page] ? SHARED_USED : SHARED_EMPTY;
 }
 
-/* Make a row that shows @offset: the first pages one by one, or the whole file. */
+/* Make a row that includes @offset: the first pages one by one, or the whole file. */
 void map_take(struct map_row *row, const struct vm *vm, __u64 offset)
 {
 	static __u8 used[FILE_PAGES];
@@ -163,7 +163,7 @@ void map_show(const char *label, const struct map_row *row)
 	printf("%s|\n", colour ? "\033[0m" : "");
 }
 
-/* Point at what was converted. */
+/* Point at the converted pages. */
 void map_mark(const struct map_row *row, __u64 offset, __u64 size)
 {
 	unsigned long first = offset / PAGE_BYTES, end = first + size / PAGE_BYTES;
@@ -179,7 +179,7 @@ void map_mark(const struct map_row *row, __u64 offset, __u64 size)
 	say("   %-8s %s", "", line);
 }
 
-/* Add up the numbers after @field, in all lines of @file that have it. */
+/* Add up the numbers after @field in all lines of @file that contain it. */
 unsigned long proc_sum(const char *file, const char *field)
 {
 	unsigned long value, sum = 0;
@@ -220,8 +220,8 @@ void usage_take(struct usage *usage, const struct vm *vm)
 }
 
 /*
- * Find the physical frame that the host has mapped at @addr.  Returns false if
- * there is none; @pfn is 0 without the right to see it (root).
+ * Find the physical frame that the host has mapped at @addr.  Return false if
+ * there is none; @pfn is 0 for lack of permission (only root can see it).
  */
 bool frame_of(const void *addr, __u64 *pfn)
 {

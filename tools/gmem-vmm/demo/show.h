@@ -32,7 +32,7 @@ void map_mark(const struct map_row *row, __u64 offset, __u64 size);
 struct usage {
 	unsigned long file_kb;	/* in the guest_memfd */
 	unsigned long own_kb;	/* anonymous memory of this process */
-	unsigned long avail_kb;	/* what the machine has left */
+	unsigned long avail_kb;	/* memory left on the machine */
 };
 
 void pages_in_memory(const struct vm *vm, __u8 *vec);

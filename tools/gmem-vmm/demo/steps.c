@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * The steps of the demonstration.  The guest (guest.S) leads: after each of its
- * steps, the host checks the result.
+ * The steps of the demonstration.  The guest (guest.S) drives it: after each of
+ * its steps, the host checks the result.
  */
 #include <errno.h>
 #include <string.h>
@@ -33,15 +33,15 @@ static void step_private(struct vm *vm)
 	check_sigbus(vm, DATA_PAGE, true);
 	check_sigbus(vm, DATA_PAGE + 1, true);
 	say("       A private page belongs to the guest alone.  The mapping is still there,\n"
-	    "       as a range of addresses, but a touch of such a page is SIGBUS: we catch\n"
-	    "       it and go on.  It did no harm, and works again when the page is shared.");
+	    "       as a range of addresses, but touching such a page raises SIGBUS, which\n"
+	    "       we catch.  No harm is done, and access works again when it is shared.");
 	err = syscall_touch(at(vm, DATA_PAGE, 0));
-	check(err == EFAULT, "a system call that is given page %u fails, without a signal: %s",
+	check(err == EFAULT, "a system call on page %u fails, without a signal: %s",
 	      DATA_PAGE, strerror(err));
 	check(!frame_of(at(vm, DATA_PAGE, 0), &frame), "page %u is not in the host's page tables",
 	      DATA_PAGE);
 	pages_in_memory(vm, used);
-	/* Or it came together with its neighbour. */
+	/* With huge pages, it was allocated together with its neighbour. */
 	if (!demo.huge)
 		check(!used[DATA_PAGE + 1],
 		      "page %u is still untouched: SIGBUS allocates nothing",
@@ -61,13 +61,13 @@ static void step_back(struct vm *vm)
 		check(frame == demo.frame, "physical frame of page %u: %#llx before, %#llx now",
 		      DATA_PAGE, demo.frame, frame);
 	else
-		say("   note: only root may see physical frames in /proc/self/pagemap");
+		say("   note: only root can see physical frames in /proc/self/pagemap");
 	memcpy(at(vm, DATA_PAGE, AT_ANSWER), TEXT_ANSWER, sizeof(TEXT_ANSWER));
 }
 
 static void step_bulk(struct vm *vm)
 {
-	title("Much memory, first touched as private memory: there is one copy of it only");
+	title("A lot of memory, first touched while private: there is only one copy of it");
 	usage_take(&demo.empty, vm);
 	huge_before();
 }
@@ -105,23 +105,23 @@ static void step_bulk_done(struct vm *vm)
 {
 	int tries = 50;
 
-	/* Others use the machine as well; a second copy would not go away. */
+	/* Other processes use memory as well, but a second copy would not go away. */
 	do {
 		usage_take(&demo.again, vm);
 	} while (demo.again.avail_kb + BULK_KB / 2 < demo.full.avail_kb &&
 		 --tries && !usleep(100000));
 
-	say("     %-28s%14s%13s%17s", "memory", "in the file", "VMM's own", "machine has left");
+	say("     %-28s%14s%13s%17s", "memory", "in the file", "VMM's own", "left on machine");
 	show_usage("before", &demo.empty);
 	show_usage("guest wrote all pages", &demo.full);
 	show_usage("made shared, host wrote all", &demo.shared);
 	show_usage("made private, guest read all", &demo.again);
 	check(demo.full.file_kb == demo.shared.file_kb && demo.full.file_kb == demo.again.file_kb,
-	      "the file has as much memory as before the conversions");
+	      "the file has the same amount of memory as before the conversions");
 	check(demo.again.own_kb < demo.full.own_kb + BULK_KB / 2,
 	      "the VMM keeps no copy of its own");
 	check(demo.again.avail_kb + BULK_KB / 2 > demo.full.avail_kb,
-	      "nor has the machine less memory: %lu KiB left, and %lu KiB then",
+	      "and the machine has no less memory left: %lu KiB, and %lu KiB before",
 	      demo.again.avail_kb, demo.full.avail_kb);
 }
 
@@ -139,7 +139,7 @@ static void step_live(struct vm *vm)
 	vcpu_set_flat32(&demo.counter, GPA(CODE_PAGE) + (guest_counter - guest_image));
 	if (pthread_create(&demo.thread, NULL, run_counter, NULL))
 		die("pthread_create failed");
-	say("   the second vCPU counts in page %u, and never stops for a conversion of it",
+	say("   the second vCPU counts in page %u, and does not stop for its conversions",
 	    COUNT_PAGE);
 }
 
@@ -150,12 +150,12 @@ static void step_live_done(struct vm *vm)
 	pthread_join(demo.thread, NULL);
 	demo.conversions = vm->conversions - demo.conversions;
 	check(demo.conversions == 2 * LIVE_ROUNDS && !vm->is_private[COUNT_PAGE],
-	      "%lu conversions, and the count went on in each state", demo.conversions);
-	check(*count == demo.counted, "the page says %u, the vCPU counted to %u: no write was lost",
+	      "%lu conversions, and the counting continued in each state", demo.conversions);
+	check(*count == demo.counted, "the page contains %u, the vCPU counted to %u: no write was lost",
 	      *count, demo.counted);
-	say("   (%lu times an access was overtaken by a conversion, and was repeated)",
+	say("   (%lu times a conversion overtook an access, which was then repeated)",
 	    demo.counter.overtaken);
-	title("A request that makes no sense");
+	title("An invalid request");
 }
 
 static void step_busy(struct vm *vm)
@@ -172,7 +172,7 @@ static void step_busy(struct vm *vm)
 
 static void step_busy_done(struct vm *vm)
 {
-	check(vm->refusals, "refused at first, and converted when the page was free");
+	check(vm->refusals, "refused at first, and converted once the page was free");
 	check_sigbus(vm, PINNED_PAGE, false);
 }
 
@@ -202,7 +202,7 @@ void demo_step(struct vm *vm, int step)
 	};
 
 	if (step != demo.step + 1 || step > STEP_END)
-		die("the guest is lost: step %d after step %d", step, demo.step);
+		die("the guest went astray: step %d after step %d", step, demo.step);
 	demo.step = step;
 	if (step < STEP_END && steps[step])
 		steps[step](vm);

@@ -4,7 +4,7 @@
 
 #include "../vmm/vm.h"
 
-/* The guest has done a step; what it leads to is for the host to look at. */
+/* The guest has completed a step: check the results. */
 void demo_step(struct vm *vm, int step);
 
 #endif /* GMEM_VMM_STEPS_H */

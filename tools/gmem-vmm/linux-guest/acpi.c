@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * The least of ACPI that is needed to start all CPUs, and to switch the machine
- * off or reset it: CPUs, interrupt controllers, and the registers for that.
+ * The minimum of ACPI that is needed to start all CPUs, and to power off or
+ * reset the machine: CPUs, interrupt controllers, and power management
+ * registers.
  */
 #include <string.h>
 
@@ -23,7 +24,7 @@
 #define FADT_WBINVD	(1 << 0)
 #define FADT_NO_BUTTONS	(3 << 4)
 #define FADT_HAS_RESET	(1 << 10)
-#define NO_C2		101	/* latencies that mean: not there */
+#define NO_C2		101	/* latencies that mean: not supported */
 #define NO_C3		1001
 
 #define packed		__attribute__((packed))
@@ -116,7 +117,7 @@ struct packed xsdt {
 	__u64 fadt, madt;
 };
 
-/* The guest finds the first, and the others from there. */
+/* The guest searches for the RSDP, which leads to the others. */
 struct packed tables {
 	struct rsdp rsdp;
 	__u8 pad[28];
@@ -175,13 +176,13 @@ static void make_fadt(struct fadt *fadt)
 	finish(&fadt->header, "FACP", sizeof(*fadt), 3);
 }
 
-/* Interrupts are routed as KVM does by default: each to the pin of its number. */
+/* Describe KVM's default routing: each interrupt goes to the pin of the same number. */
 static void make_madt(struct madt *madt, int nr_cpus)
 {
 	int i;
 
 	madt->lapic = LAPIC_ADDR;
-	madt->flags = 1;	/* there are two 8259, too */
+	madt->flags = 1;	/* there are two 8259s, too */
 	madt->ioapic = (struct ioapic) { 1, sizeof(madt->ioapic), nr_cpus, 0, IOAPIC_ADDR, 0 };
 	madt->nmi = (struct nmi) { 4, sizeof(madt->nmi), 0xff, 0, 1 };
 	for (i = 0; i < nr_cpus; i++)
@@ -208,11 +209,11 @@ void acpi_make(void *mem, int nr_cpus)
 	t->rsdp.revision = 2;
 	t->rsdp.length = sizeof(t->rsdp);
 	t->rsdp.xsdt = GPA_OF(xsdt);
-	t->rsdp.checksum = checksum(&t->rsdp, 20);	/* what there was in version 1 */
+	t->rsdp.checksum = checksum(&t->rsdp, 20);	/* the fields of version 1 */
 	t->rsdp.checksum_of_all = checksum(&t->rsdp, sizeof(t->rsdp));
 }
 
-/* The events that the guest has enabled; none of them happens. */
+/* The events that the guest has enabled; none of them is ever raised. */
 static __u16 enabled;
 
 bool acpi_access(bool write, __u16 port, void *data, unsigned int size)
@@ -230,6 +231,6 @@ bool acpi_access(bool write, __u16 port, void *data, unsigned int size)
 	memcpy(&value, data, size);
 	if (port == PM1_ENABLE)
 		enabled = value;
-	/* There is no other sleep than this one. */
+	/* There is no other sleep state than soft-off. */
 	return port == PM1_CONTROL && value & SLEEP_ENABLE;
 }

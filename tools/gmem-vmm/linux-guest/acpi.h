@@ -10,13 +10,13 @@
 
 #define ACPI_PM1_PORT	0x600
 #define ACPI_PM1_PORTS	6
-#define ACPI_RESET_PORT	0x64	/* a keyboard controller's, if only for this */
+#define ACPI_RESET_PORT	0x64	/* of a keyboard controller, only for reset */
 #define ACPI_RESET	0xfe
 
 /* Describe the CPUs and interrupt controllers, in zeroed memory at @mem. */
 void acpi_make(void *mem, int nr_cpus);
 
-/* The guest uses a port of power management.  Returns true to switch it off. */
+/* The guest accesses a power management port.  Returns true if it powers off. */
 bool acpi_access(bool write, __u16 port, void *data, unsigned int size);
 
 #endif /* GMEM_VMM_ACPI_H */

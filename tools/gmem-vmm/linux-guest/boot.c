@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Loading Linux by its 64-bit boot protocol, see Documentation/arch/x86/boot.rst.
+ * Load Linux with the 64-bit boot protocol, see
+ * Documentation/arch/x86/boot.rst.
  */
 #include <asm/bootparam.h>
 #include <errno.h>
@@ -14,7 +15,7 @@
 #include "acpi.h"
 #include "boot.h"
 
-/* Where everything is, in guest physical addresses. */
+/* The memory layout, in guest physical addresses. */
 #define GDT_GPA		0x0500
 #define PARAMS_GPA	0x7000
 #define PML4_GPA	0x9000
@@ -54,7 +55,7 @@ static void *read_file(const char *path, size_t *size)
 	if (fd < 0)
 		cannot_run("%s: %s", path, strerror(errno));
 	if (fstat(fd, &st) || !S_ISREG(st.st_mode))
-		cannot_run("%s is not a file", path);
+		cannot_run("%s is not a regular file", path);
 	*size = st.st_size;
 	data = malloc(*size + 1);
 	if (!data)
@@ -62,7 +63,7 @@ static void *read_file(const char *path, size_t *size)
 	while (done < *size) {
 		got = read(fd, data + done, *size - done);
 		if (got <= 0)
-			cannot_run("%s: %s", path, got ? strerror(errno) : "it became shorter");
+			cannot_run("%s: %s", path, got ? strerror(errno) : "the file was truncated");
 		done += got;
 	}
 	close(fd);
@@ -74,11 +75,11 @@ static void check_header(const char *path, const struct setup_header *hdr, size_
 	if (size < 0x400 || hdr->boot_flag != 0xaa55 || memcmp(&hdr->header, "HdrS", 4))
 		cannot_run("%s is not a Linux kernel for x86 (bzImage)", path);
 	if (hdr->version < 0x20c || !(hdr->xloadflags & XLF_KERNEL_64))
-		cannot_run("%s has no 64-bit entry: it takes a 64-bit kernel, 3.8 or later",
+		cannot_run("%s has no 64-bit entry point: it has to be a 64-bit kernel, 3.8 or later",
 			   path);
 }
 
-/* Returns the end of the memory that the kernel needs before it is running. */
+/* Return the end of the memory that the kernel needs for its start. */
 static __u64 load_kernel(struct vm *vm, const char *path, struct boot_params *params)
 {
 	struct setup_header *hdr = &params->hdr;
@@ -97,7 +98,7 @@ static __u64 load_kernel(struct vm *vm, const char *path, struct boot_params *pa
 	end = hdr->pref_address + hdr->init_size;
 	if (hdr->pref_address < HIGH_GPA || end > vm->size ||
 	    size - skip > vm->size - hdr->pref_address)
-		cannot_run("%s does not fit into %llu MiB: it takes %llu MiB to start, more to run",
+		cannot_run("%s does not fit into %llu MiB: it needs %llu MiB to start, more to run",
 			   path, vm->size >> 20, (end >> 20) + 1);
 	memcpy(vm->mem + hdr->pref_address, image + skip, size - skip);
 	free(image);
@@ -105,7 +106,7 @@ static __u64 load_kernel(struct vm *vm, const char *path, struct boot_params *pa
 	return end;
 }
 
-/* At the end of memory, to leave the kernel the most space. */
+/* Load it at the end of memory, to leave as much space as possible to the kernel. */
 static void load_initrd(struct vm *vm, const char *path, struct boot_params *params,
 			__u64 kernel_end)
 {
@@ -132,7 +133,7 @@ static void load_cmdline(struct vm *vm, const char *cmdline, struct boot_params 
 	size_t size = strlen(cmdline);
 
 	if (size > params->hdr.cmdline_size)
-		cannot_run("the command line is too long: this kernel takes %u characters, not %zu",
+		cannot_run("the command line is too long: this kernel accepts %u characters, not %zu",
 			   params->hdr.cmdline_size, size);
 	memcpy(vm->mem + CMDLINE_GPA, cmdline, size + 1);
 	params->hdr.cmd_line_ptr = CMDLINE_GPA;
@@ -145,7 +146,7 @@ static void add_ram(struct boot_params *params, __u64 start, __u64 end)
 	params->e820_table[params->e820_entries++].type = E820_RAM;
 }
 
-/* The first 4 GiB, one to one. */
+/* Identity-map the first 4 GiB. */
 static void make_page_tables(struct vm *vm)
 {
 	__u64 *pml4 = (__u64 *)(vm->mem + PML4_GPA);
@@ -178,7 +179,7 @@ void boot_load(struct vm *vm, const struct boot *boot)
 		load_initrd(vm, boot->initrd, &params, kernel_end);
 	if (boot->cmdline)
 		load_cmdline(vm, boot->cmdline, &params);
-	params.hdr.type_of_loader = 0xff;	/* one without a number of its own */
+	params.hdr.type_of_loader = 0xff;	/* undefined, i.e. no assigned ID */
 	add_ram(&params, 0, LOW_END_GPA);
 	add_ram(&params, HIGH_GPA, vm->size);
 	acpi_make(vm->mem + ACPI_GPA, boot->nr_cpus);

@@ -15,7 +15,7 @@ struct boot {
 /* Load a kernel into memory that is shared.  Dies if it cannot be booted. */
 void boot_load(struct vm *vm, const struct boot *boot);
 
-/* Have the first vCPU start that kernel.  The kernel starts the others. */
+/* Let the first vCPU start that kernel.  The kernel starts the others. */
 void boot_start(struct vcpu *vcpu);
 
 #endif /* GMEM_VMM_BOOT_H */

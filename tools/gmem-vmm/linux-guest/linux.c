@@ -19,7 +19,7 @@
 #include "serial.h"
 #include "stats.h"
 
-/* On Intel's CPUs KVM needs some pages for itself, outside of the guest's memory. */
+/* On Intel CPUs, KVM needs some pages for itself, outside of the guest's memory. */
 #define KVM_TSS_ADDR		0xfffbd000
 #define KVM_IDENTITY_MAP_ADDR	0xfffbc000ULL
 
@@ -40,7 +40,7 @@ static bool linux_port(struct vcpu *vcpu, bool write, __u16 port, void *data,
 	if (port >= ACPI_PM1_PORT && port < ACPI_PM1_PORT + ACPI_PM1_PORTS)
 		return acpi_access(write, port, data, size);
 	if (!write) {
-		/* Nothing answers with ones; the keyboard controller is never busy. */
+		/* Unused ports read as ones; the keyboard controller is never busy. */
 		memset(data, port == ACPI_RESET_PORT ? 0 : 0xff, size);
 		return false;
 	}
@@ -81,7 +81,7 @@ static const struct vm_ops linux_ops = {
 	.after = linux_after,
 };
 
-/* Interrupt controllers and timer are KVM's. */
+/* Use KVM's interrupt controllers and timer. */
 static void create_chips(struct vm *vm)
 {
 	struct kvm_pit_config pit = { .flags = KVM_PIT_SPEAKER_DUMMY };
@@ -116,7 +116,7 @@ static void show_direction(const char *name, const struct direction *d)
 	       d->calls ? d->ns / 1e3 / d->calls : 0.0, d->worst_ns / 1e3);
 }
 
-/* How much of the file is private, in bytes, according to /proc. */
+/* Return the size of the file's private memory in bytes, according to /proc. */
 static __u64 private_bytes(const struct vm *vm)
 {
 	unsigned long long value = ~0ULL;
@@ -143,17 +143,17 @@ static void show_peer(const struct vm *vm)
 	printf("   private at the same time: up to %llu pages, %llu MiB of %llu\n", report->peak,
 	       report->peak * PAGE_BYTES >> 20, vm->size >> 20);
 	claim(!report->wrong && !peer.wrong,
-	      "nothing is lost: no page had other data than it should");
+	      "nothing is lost: every page had the expected data");
 	claim(report->to_private == private->calls && report->to_shared == shared->calls &&
 	      report->refused == private->failed + shared->failed,
-	      "guest and VMM have counted the same conversions");
+	      "guest and VMM counted the same conversions");
 	claim(report->pages_to_private == private->pages &&
 	      report->pages_to_shared == shared->pages &&
 	      kvm_stats_read(vm_stats, "gmem_pages_to_private") == private->pages &&
 	      kvm_stats_read(vm_stats, "gmem_pages_to_shared") == shared->pages,
-	      "guest, VMM and KVM have counted the same pages");
-	claim(!private_bytes(vm), "all memory is shared again, says the kernel (fdinfo)");
-	claim(!peer.refused, "each request of the guest's driver made sense");
+	      "guest, VMM and KVM counted the same pages");
+	claim(!private_bytes(vm), "all memory is shared again, according to the kernel (fdinfo)");
+	claim(!peer.refused, "all requests of the guest's driver were valid");
 }
 
 static void show_end(const struct vm *vm, const struct boot *boot, __u64 ns)
@@ -169,20 +169,20 @@ static void show_end(const struct vm *vm, const struct boot *boot, __u64 ns)
 	}
 	getrusage(RUSAGE_SELF, &usage);
 	fflush(stdout);
-	printf("\ngmem-vmm: the guest has ended after %.1f s\n", ns / 1e9);
+	printf("\ngmem-vmm: the guest ended after %.1f s\n", ns / 1e9);
 	printf("   %-12s%12s%12s%10s%15s%15s\n", "conversions", "requests", "pages", "refused",
 	       "each took", "the longest");
 	show_direction("to private", stats_of(true));
 	show_direction("to shared", stats_of(false));
-	printf("   page faults: %llu of the guest, %lu of the VMM; %lu accesses repeated because\n"
-	       "      a conversion had overtaken them; %llu requests found a page in use\n",
+	printf("   page faults: %llu of the guest, %lu of the VMM; %lu accesses were overtaken by a\n"
+	       "      conversion and repeated; %llu requests found a page in use\n",
 	       faults, usage.ru_minflt, overtaken, kvm_stats_read(vm_stats, "gmem_busy"));
 	if (peer.ended)
 		show_peer(vm);
 	else if (peer.started)
-		claim(false, "the guest's driver has come to its end");
+		claim(false, "the guest's driver has finished");
 	else
-		printf("   no data checked: the guest has not loaded the driver of tools/gmem-guest\n");
+		printf("   no data checked: the guest did not load the driver of tools/gmem-guest\n");
 }
 
 int linux_run(const struct boot *boot, unsigned int mib, enum on_busy on_busy)
@@ -215,7 +215,7 @@ int linux_run(const struct boot *boot, unsigned int mib, enum on_busy on_busy)
 			die("pthread_create failed");
 		pthread_detach(thread);
 	}
-	/* One of them ends the guest; the others end with the program. */
+	/* Wait for one of them to end the guest; the others end with the program. */
 	while (sem_wait(&ended))
 		;
 	show_end(&vm, boot, gmem_now() - start);

@@ -6,11 +6,11 @@
 
 #define LINUX_MAX_CPUS		2
 #define LINUX_MIN_MIB		64
-#define LINUX_MAX_MIB		3072	/* above are the interrupt controllers */
+#define LINUX_MAX_MIB		3072	/* interrupt controllers are above */
 
 /*
- * Run a Linux guest until it resets the machine or switches it off.  Returns the
- * exit status: 0 unless its driver, or the VMM, has found something wrong.
+ * Run a Linux guest until it resets the machine or powers it off.  Returns the
+ * exit status: 0 unless its driver or the VMM found an error.
  */
 int linux_run(const struct boot *boot, unsigned int mib, enum on_busy on_busy);
 

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
  * The counterpart of the guest's driver: checks the contents of pages that the
- * guest has made shared, and is a disk that can only access shared pages.
+ * guest has made shared, and emulates a disk that can only access shared pages.
  */
 #include <errno.h>
 #include <stddef.h>
@@ -48,7 +48,7 @@ static int exchange(struct vm *vm, const struct gmem_guest_request *request)
 			return EFAULT;
 		peer.checked++;
 		if (!gmem_guest_same(page, pfn, request->generation[i], GMEM_GUEST_SIDE)) {
-			complain("NOT TRUE: the guest's data have arrived in page %#llx", pfn);
+			complain("NOT TRUE: page %#llx contains the guest's data", pfn);
 			peer.wrong++;
 			return EIO;
 		}
@@ -101,7 +101,7 @@ void peer_request(struct vm *vm, __u64 pfn)
 	pthread_mutex_lock(&lock);
 	if (copy_in(vm, &request, pfn, sizeof(request))) {
 		request.error = serve(vm, &request);
-		/* EIO is for data that are wrong, and counted as such. */
+		/* EIO stands for wrong data, which are counted separately. */
 		peer.refused += request.error && request.error != EIO;
 		if (!copy_out(vm, pfn, &request, offsetof(struct gmem_guest_request, pfn)))
 			peer.refused++;

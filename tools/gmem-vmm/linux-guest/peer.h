@@ -6,11 +6,11 @@
 #include "../vmm/vm.h"
 
 struct peer {
-	bool started, ended;		/* the guest's driver, as it has said */
+	bool started, ended;		/* as reported by the guest's driver */
 	unsigned long checked;		/* pages from the guest, by the VMM */
-	unsigned long wrong;		/* of these, with other contents */
+	unsigned long wrong;		/* of these, with wrong contents */
 	unsigned long blocks;		/* read and written */
-	unsigned long refused;		/* requests that make no sense */
+	unsigned long refused;		/* invalid requests */
 	struct gmem_guest_request report;
 };
 

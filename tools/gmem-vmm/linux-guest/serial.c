@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * A serial port, as much of a 16550A as Linux needs: output goes to standard
- * output, input comes from standard input.
+ * A serial port that emulates as much of a 16550A as Linux needs: output goes
+ * to standard output, input comes from standard input.
  */
 #include <errno.h>
 #include <linux/serial_reg.h>
@@ -23,7 +23,7 @@ static struct {
 	__u8 ier, lcr, mcr, scr, fcr, dll, dlm;
 	__u8 in;
 	bool in_full;
-	bool thr_empty;		/* and the guest has not been told */
+	bool thr_empty;		/* and not reported to the guest yet */
 	bool level;
 } serial = {
 	.lock = PTHREAD_MUTEX_INITIALIZER,
@@ -60,7 +60,7 @@ static void put(__u8 value)
 	serial.thr_empty = true;
 }
 
-/* In loopback mode, outputs are connected to inputs: drivers probe with it. */
+/* In loopback mode, outputs are connected to inputs, which drivers use for probing. */
 static __u8 modem_status(void)
 {
 	__u8 out = serial.mcr;
@@ -85,7 +85,7 @@ static void write_register(unsigned int reg, __u8 value)
 			serial.dlm = value;
 			break;
 		}
-		/* Enabling the interrupt reports what has been empty before. */
+		/* Enabling the interrupt reports an empty register, even if it was empty before. */
 		if (value & ~serial.ier & UART_IER_THRI)
 			serial.thr_empty = true;
 		serial.ier = value & 0x0f;
@@ -177,7 +177,7 @@ static void restore_and_die(int sig)
 	raise(sig);
 }
 
-/* Each key goes to the guest, except for those that raise signals, such as ^C. */
+/* Pass each key to the guest, except for those that raise signals, such as ^C. */
 static void take_terminal(void)
 {
 	struct termios raw;

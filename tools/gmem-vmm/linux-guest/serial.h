@@ -7,7 +7,7 @@
 #define SERIAL_PORT	0x3f8
 #define SERIAL_PORTS	8
 
-/* The terminal becomes the console ttyS0, until the program ends. */
+/* Connect the terminal to the console ttyS0, until the program ends. */
 void serial_init(struct vm *vm);
 void serial_access(bool write, __u16 port, __u8 *value);
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * How many conversions there were, and how long they took.
+ * The number of conversions, and their durations.
  */
 #include "stats.h"
 

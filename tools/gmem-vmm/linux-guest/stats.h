@@ -4,13 +4,13 @@
 
 #include "../vmm/vm.h"
 
-/* Of conversions in one direction */
+/* Conversions in one direction */
 struct direction {
 	unsigned long calls, pages, failed;
 	__u64 ns, worst_ns;
 };
 
-/* Around a conversion, in the thread that makes it */
+/* Call these around a conversion, in the thread that requests it */
 void stats_begin(bool private);
 void stats_end(__u64 size, int err);
 

@@ -22,14 +22,14 @@ static bool page_is_busy(void *data, __u64 error_offset)
  * Convert a range of the file.  Returns 0 or a negative errno, which is -EAGAIN
  * only with BUSY_FAIL.
  *
- * Both ways to treat a busy page are in use.  A VMM that repeats the request
- * indefinitely relies on every user of the page to stop eventually.  A VMM that
- * knows of no user of guest memory that could block a conversion takes EAGAIN
- * for a bug, and stops the VM.
+ * Existing VMMs treat busy pages in one of two ways.  A VMM that repeats the
+ * request indefinitely relies on every user of the page to stop eventually.  A
+ * VMM that expects no user of guest memory to block a conversion considers
+ * EAGAIN a bug, and stops the VM.
  *
- * KVM can be such a user: it has the GHCB of a vCPU (SEV-ES, SNP) mapped until
- * that vCPU runs again.  A VMM for these has to run its vCPUs in between, not
- * loop as here.
+ * KVM itself can be such a user: it keeps the GHCB of a vCPU (SEV-ES, SNP)
+ * mapped until that vCPU runs again.  A VMM for these has to run its vCPUs in
+ * between, and cannot loop as this one does.
  */
 int vm_convert(struct vm *vm, __u64 offset, __u64 size, bool private)
 {
@@ -41,7 +41,7 @@ int vm_convert(struct vm *vm, __u64 offset, __u64 size, bool private)
 	__u64 error_offset = 0;
 	int err;
 
-	/* Two vCPUs may ask at the same time: file and notes change together. */
+	/* Two vCPUs may ask at the same time: change the file and is_private together. */
 	pthread_mutex_lock(&vm->convert_lock);
 	vm->conversions++;
 	vm->refusals = 0;
@@ -65,7 +65,7 @@ int vm_convert(struct vm *vm, __u64 offset, __u64 size, bool private)
 	return err;
 }
 
-/* Written so that no value that a guest may come up with can overflow. */
+/* Avoid overflows, whatever values the guest passes. */
 bool vm_range_ok(const struct vm *vm, __u64 gpa, __u64 npages)
 {
 	if (gpa < vm->gpa || gpa - vm->gpa >= vm->size || gpa % PAGE_BYTES)

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Messages about what goes wrong, and the end of the program.
+ * Error messages, and the end of the program.
  */
 #include <stdarg.h>
 #include <stdio.h>
@@ -11,7 +11,7 @@
 static void vcomplain(const char *fmt, va_list args)
 {
 	fflush(stdout);
-	/* Each vCPU has a thread, and any of them may complain. */
+	/* Each vCPU has its own thread, and any of them may print messages. */
 	flockfile(stderr);
 	fputs("gmem-vmm: ", stderr);
 	vfprintf(stderr, fmt, args);

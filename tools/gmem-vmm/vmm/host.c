@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * The host's accesses to guest memory, which may fail.
+ * Host accesses to guest memory, which may fail.
  */
 #include <errno.h>
 #include <linux/types.h>
@@ -12,10 +12,10 @@
 #include "host.h"
 
 /*
- * SIGBUS goes to the thread that made the access, so this state is per thread.
- * Every VMM that maps guest memory needs something like it: a bug in a device
- * model, or a guest that passes a private page to a device, must result in an
- * error of that device, not in the end of the VMM.
+ * SIGBUS is sent to the thread that made the access, so this state is per
+ * thread.  Every VMM that maps guest memory needs something like this: a bug in
+ * a device model, or a guest that passes a private page to a device, must
+ * result in an error of that device, and not kill the VMM.
  */
 static __thread sigjmp_buf landing;
 static __thread sig_atomic_t touching;
@@ -25,14 +25,15 @@ static void on_sigbus(int sig, siginfo_t *info, void *context)
 {
 	(void)context;
 	/*
-	 * Early notice of a memory error, for processes that have asked for it, or
-	 * for all of them (vm.memory_failure_early_kill).  There was no access to
-	 * the page yet; the next one gets a signal of its own.
+	 * This is an early notice of a memory error, for processes that have
+	 * asked for it, or for all of them (vm.memory_failure_early_kill).  The
+	 * page has not been accessed yet; the next access raises another
+	 * signal.
 	 */
 	if (info->si_code == BUS_MCEERR_AO)
 		return;
 	if (!__atomic_load_n(&touching, __ATOMIC_SEQ_CST)) {
-		/* Not one of the accesses below: let the signal kill. */
+		/* Not one of the accesses below: let the signal kill the VMM. */
 		signal(sig, SIG_DFL);
 		return;
 	}
@@ -78,7 +79,7 @@ struct touch touch_write(void *addr)
 }
 
 /*
- * Copy from or to guest memory.  If there is a fault, part of it may have been
+ * Copy from or to guest memory.  If there is a fault, a part may have been
  * copied.
  */
 struct touch touch_copy(void *to, const void *from, size_t size)
@@ -93,7 +94,7 @@ struct touch touch_copy(void *to, const void *from, size_t size)
 	return result;
 }
 
-/* Have the kernel read a byte on behalf of the VMM.  Returns 0 or the errno. */
+/* Let the kernel read a byte on behalf of the VMM.  Returns 0 or the errno. */
 int syscall_touch(const void *addr)
 {
 	int fds[2], err;

@@ -6,10 +6,10 @@
 #include <stdbool.h>
 #include <stddef.h>
 
-/* Touching memory that may be private */
+/* Access to memory that may be private */
 struct touch {
-	bool fault;		/* it was SIGBUS, and ... */
-	int code;		/* ... this is what the signal said */
+	bool fault;		/* the access raised SIGBUS, ... */
+	int code;		/* ... with this si_code */
 	void *addr;
 };
 

@@ -36,7 +36,7 @@ __u64 kvm_stats_read(int stats, const char *name)
 	desc = calloc(header.num_desc, size);
 	if (!desc || pread(stats, desc, header.num_desc * size, header.desc_offset) !=
 		     (ssize_t)(header.num_desc * size))
-		die("cannot read what KVM's statistics are");
+		die("cannot read the descriptors of KVM's statistics");
 	for (i = 0; i < header.num_desc; i++) {
 		const struct kvm_stats_desc *d = (void *)(desc + i * size);
 

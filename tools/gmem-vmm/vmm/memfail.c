@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Memory that fails under the guest: what it takes to lose no more than the
- * page that is lost.
+ * Memory errors in guest memory: how to lose no more than the affected page.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -12,14 +11,14 @@
 #include "vm.h"
 
 /*
- * Bits of the machine check registers, as Intel's and AMD's manuals define
- * them: no installed header has them.
+ * Bits of the machine check registers, as defined by Intel's and AMD's manuals.
+ * They are not in the installed headers.
  */
-#define MCG_CAP_CTL_P		(1ULL << 8)	/* there is an MCG_CTL */
-#define MCG_CAP_SER_P		(1ULL << 24)	/* errors to recover from */
+#define MCG_CAP_CTL_P		(1ULL << 8)	/* MCG_CTL exists */
+#define MCG_CAP_SER_P		(1ULL << 24)	/* software error recovery */
 
-#define MCG_STATUS_RIPV		(1ULL << 0)	/* can go on where it was ... */
-#define MCG_STATUS_EIPV		(1ULL << 1)	/* ... which is where it was hit */
+#define MCG_STATUS_RIPV		(1ULL << 0)	/* can restart where it was ... */
+#define MCG_STATUS_EIPV		(1ULL << 1)	/* ... which is where the error was hit */
 #define MCG_STATUS_MCIP		(1ULL << 2)	/* until the guest clears it */
 
 #define MCI_STATUS_VAL		(1ULL << 63)
@@ -33,7 +32,7 @@
 #define MCACOD_DATA_LOAD	0x134
 #define MCI_MISC_ADDR_PHYS	(2 << 6)	/* plus the lowest valid bit */
 
-/* On some CPUs, the first banks have a special meaning to guests: use a later one. */
+/* On some CPUs, guests treat the first banks specially: use a later one. */
 #define MCE_BANKS	10
 #define MCE_BANK	9
 
@@ -51,13 +50,13 @@ void vcpu_setup_mce(struct vcpu *vcpu)
 }
 
 /*
- * Report to the guest what hardware would have reported: an uncorrected error,
- * hit by the access that the vCPU is about to repeat.  KVM shuts down a guest
- * that does not handle machine checks, or is still handling the previous one,
- * as hardware does.
+ * Report the same to the guest as hardware would: an uncorrected error, hit by
+ * the access that the vCPU is about to repeat.  Like hardware, KVM shuts down a
+ * guest that does not handle machine checks, or is still handling the previous
+ * one.
  *
- * Intel's CPUs report it to all CPUs of the machine, unless the guest has chosen
- * otherwise (LMCE): a VMM with more than one vCPU running has to do so too.
+ * Intel CPUs report the error to all CPUs of the machine, unless the guest has
+ * enabled LMCE: a VMM with more than one running vCPU has to do so, too.
  */
 static void vcpu_machine_check(struct vcpu *vcpu, __u64 gpa)
 {
@@ -82,11 +81,11 @@ static void vcpu_machine_check(struct vcpu *vcpu, __u64 gpa)
  * Replace a lost page by a new one: the next access, by guest or host, finds
  * zeros.  The page stays private or shared, as it was.
  *
- * This is for guests that continue to use the page right away, as the one of the
- * demonstration does.  Its other vCPUs could read zeros before the vCPU that gets
- * the machine check has told them.  A guest that takes lost pages out of use, as
- * Linux does, needs no new page before it is reset: until then, every access can
- * fail like the first.
+ * This is for guests that continue to use the page right away, like the one of
+ * the demonstration.  Other vCPUs of a guest could read zeros before the vCPU
+ * that gets the machine check has told them.  A guest that takes lost pages out
+ * of use, as Linux does, needs no new page until it is reset: until then, every
+ * access can fail like the first one.
  */
 static void vm_replace_page(struct vm *vm, __u64 offset)
 {
@@ -98,11 +97,12 @@ static void vm_replace_page(struct vm *vm, __u64 offset)
 /*
  * The guest's access to @gpa ended KVM_RUN with EHWPOISON.
  *
- * Several vCPUs may access the same lost page, and come here one after the other.
- * Only the first may punch the hole: the others would punch the new page, which
- * may contain new data by then.  These are the vCPUs that were entered before the
- * page was replaced.  Inject a machine check into each of them all the same: each
- * is about to repeat its access, and would take the zeros for its data.
+ * Several vCPUs may access the same lost page, and get here one after the
+ * other.  Only the first may punch the hole: the others, i.e. vCPUs that were
+ * entered before the page was replaced, would punch the new page, which may
+ * contain new data by then.  Inject a machine check into each of them
+ * nevertheless: each is about to repeat its access, and would mistake the zeros
+ * for its data.
  */
 void vcpu_lost_page(struct vcpu *vcpu, __u64 gpa)
 {

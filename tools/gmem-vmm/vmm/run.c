@@ -12,8 +12,8 @@
 #define MAP_GPA_RANGE_BITS	(KVM_MAP_GPA_RANGE_ENCRYPTED | 0xf)
 
 /*
- * The guest asks to have a range of its memory shared or private.  What it
- * gets back is hypercall.ret: 0, or EINVAL for a request that is refused.
+ * The guest asks to make a range of its memory shared or private.  The result
+ * is returned in hypercall.ret: 0, or EINVAL if the request is refused.
  */
 static void vcpu_hypercall(struct vcpu *vcpu)
 {
@@ -27,7 +27,7 @@ static void vcpu_hypercall(struct vcpu *vcpu)
 	__u64 offset, size;
 	int err;
 
-	/* Do not trust the guest: KVM has checked hardly any of it. */
+	/* Do not trust the guest: KVM has checked hardly any of the arguments. */
 	if (run->hypercall.nr != KVM_HC_MAP_GPA_RANGE ||
 	    attributes & ~(__u64)MAP_GPA_RANGE_BITS ||
 	    !vm_range_ok(vm, gpa, npages)) {
@@ -38,8 +38,8 @@ static void vcpu_hypercall(struct vcpu *vcpu)
 	}
 
 	/*
-	 * One memslot here.  A VMM with several splits the range, and takes
-	 * guest_memfd_offset of each slot into account.
+	 * There is only one memslot here.  A VMM with several has to split
+	 * the range, and to take guest_memfd_offset of each slot into account.
 	 */
 	offset = gpa - vm->gpa;
 	size = npages * PAGE_BYTES;
@@ -49,20 +49,20 @@ static void vcpu_hypercall(struct vcpu *vcpu)
 	if (vm->ops->after)
 		vm->ops->after(vm, offset, size, err);
 	if (gmem_next(err) == GMEM_NEXT_STOP)
-		die("the guest cannot go on");
+		die("the guest cannot continue");
 
 	/*
-	 * Of a page that the hardware has lost (EHWPOISON) the guest hears when
-	 * it touches it, and may ask again then; see vcpu_memory_fault().  With
-	 * SNP and TDX, where conversion takes the contents anyway, a VMM can
-	 * as well replace the page here and try again.
+	 * If the hardware has lost a page (EHWPOISON), the guest is notified
+	 * when it touches the page, and may ask again then; see
+	 * vcpu_memory_fault().  With SNP and TDX, where conversion destroys the
+	 * contents anyway, a VMM may also replace the page here and try again.
 	 *
-	 * The guest continues after its hypercall when it is entered again.
+	 * When the guest is entered again, it continues after its hypercall.
 	 */
 	run->hypercall.ret = err ? EINVAL : 0;
 }
 
-/* Includes a conversion in progress, i.e. waits for it to end. */
+/* Wait for a conversion in progress, and include it. */
 static unsigned long conversions_so_far(struct vm *vm)
 {
 	unsigned long ret;
@@ -74,14 +74,14 @@ static unsigned long conversions_so_far(struct vm *vm)
 }
 
 /*
- * The memory that a vCPU has accessed is private when the access was shared, or
- * vice versa.  A guest with hardware behind its private memory (SNP, TDX)
- * chooses with each access: for such a VM this is an implicit request, answered
- * by a vm_convert() to what the access was.  A software-protected VM has no
- * choice: KVM goes by the attribute, and if the two differ, a conversion by
- * another vCPU came between.  Converting would undo it; enter the guest again
- * instead.  But only once for each conversion, or a fault for any other reason
- * would repeat itself forever.
+ * The memory is private although the vCPU's access was shared, or vice versa.
+ * If hardware supports private memory (SNP, TDX), the guest chooses with each
+ * access: for such a VM this is an implicit request for a vm_convert() to the
+ * type of the access.  For a software-protected VM there is no choice: the
+ * attribute determines the type of the access, so if they differ, another vCPU
+ * has converted the memory in between.  Converting would undo that; enter the
+ * guest again instead.  But do so only once for each conversion, or a fault for
+ * any other reason would repeat itself forever.
  */
 static bool vcpu_wrong_kind(struct vcpu *vcpu, __u64 gpa)
 {
@@ -96,7 +96,7 @@ static bool vcpu_wrong_kind(struct vcpu *vcpu, __u64 gpa)
 }
 
 /*
- * KVM_RUN has failed because of memory.  Returns true if the vCPU can be
+ * KVM_RUN has failed with a memory fault.  Returns true if the vCPU can be
  * entered again.
  */
 static bool vcpu_memory_fault(struct vcpu *vcpu, int err)
@@ -132,7 +132,7 @@ static bool vcpu_port(struct vcpu *vcpu)
 	__u32 i;
 
 	if (!vcpu->vm->ops->port)
-		die("the guest uses port %#x, where there is nothing", run->io.port);
+		die("the guest uses port %#x, which does not exist", run->io.port);
 	for (i = 0; i < run->io.count; i++)
 		done |= vcpu->vm->ops->port(vcpu, write, run->io.port,
 					    data + i * run->io.size, run->io.size);
@@ -144,7 +144,7 @@ static void vcpu_mmio(struct vcpu *vcpu)
 	struct kvm_run *run = vcpu->run;
 
 	if (!vcpu->vm->ops->mmio)
-		die("the guest touches %#llx, where it has no memory",
+		die("the guest accesses %#llx, where it has no memory",
 		    run->mmio.phys_addr);
 	vcpu->vm->ops->mmio(vcpu, run->mmio.is_write, run->mmio.phys_addr,
 			    run->mmio.data, run->mmio.len);
@@ -160,19 +160,19 @@ void vcpu_run(struct vcpu *vcpu)
 		if (ioctl(vcpu->fd, KVM_RUN, 0)) {
 			int err = errno;
 
-			/* EAGAIN: an AP that has been started, see KVM_MP_STATE_*. */
+			/* EAGAIN: an AP has been started, see KVM_MP_STATE_*. */
 			if (err == EINTR || err == EAGAIN)
 				continue;
 			/*
-			 * The only exit that comes together with an error, and
-			 * with these two only: with any other, exit_reason is
-			 * that of an exit before.
+			 * This is the only exit that comes with an error, and
+			 * only with these two: with any other error,
+			 * exit_reason is that of a previous exit.
 			 */
 			if ((err != EFAULT && err != EHWPOISON) ||
 			    run->exit_reason != KVM_EXIT_MEMORY_FAULT)
 				die("KVM_RUN: %s", strerror(err));
 			if (!vcpu_memory_fault(vcpu, err))
-				die("the guest cannot go on");
+				die("the guest cannot continue");
 			continue;
 		}
 

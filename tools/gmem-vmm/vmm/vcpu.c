@@ -19,9 +19,9 @@
 #define CPUID_AMD_TOPOLOGY	0x8000001e
 
 /*
- * The host's CPUID, plus two promises that are the VMM's to make: that it handles
- * KVM_HC_MAP_GPA_RANGE, and that a machine check need not be the end.  On AMD a
- * guest that is not told so will not try to recover from one.
+ * Use the CPUID that KVM supports, plus two features that depend on the VMM: it
+ * handles KVM_HC_MAP_GPA_RANGE, and a guest can recover from machine checks.
+ * On AMD, guests do not try to recover unless this is announced.
  */
 static void vcpu_set_cpuid(struct vcpu *vcpu)
 {
@@ -39,7 +39,7 @@ static void vcpu_set_cpuid(struct vcpu *vcpu)
 			vcpu->amd = entry->ebx == CPUID_AMD || entry->ebx == CPUID_HYGON;
 		if (entry->function == KVM_CPUID_FEATURES)
 			entry->eax |= 1U << KVM_FEATURE_HC_MAP_GPA_RANGE;
-		/* APIC IDs are the number of the vCPU. */
+		/* The APIC ID is the number of the vCPU. */
 		if (entry->function == 1)
 			entry->ebx = (entry->ebx & 0xffffff) | (__u32)vcpu->id << 24;
 		if (entry->function == 0xb || entry->function == 0x1f)
@@ -68,8 +68,8 @@ static void flat_segment(struct kvm_segment *segment, __u16 selector, __u8 type)
 }
 
 /*
- * 32-bit protected mode without paging: no page tables, and no descriptor tables
- * until the guest has loaded its own.
+ * Set up 32-bit protected mode without paging: no page tables, and no
+ * descriptor tables until the guest loads its own.
  */
 void vcpu_set_flat32(struct vcpu *vcpu, __u32 eip)
 {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Creating a VM whose memory, all of it, is one guest_memfd that both the
- * guest and the host can use, and that can be converted page by page.
+ * Creating a VM whose entire memory is one guest_memfd that both guest and host
+ * can use, and that can be converted page by page.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -45,7 +45,7 @@ static noreturn void no_conversion(void)
 
 /*
  * Probe /dev/kvm first, so that a VMM can decide before it creates anything,
- * and the VM after, because the answer depends on the type of the VM.
+ * and the VM later, because support depends on the type of the VM.
  */
 static void open_kvm(struct vm *vm)
 {
@@ -55,15 +55,15 @@ static void open_kvm(struct vm *vm)
 	if (vm->kvm_fd < 0)
 		cannot_run("/dev/kvm: %s.\n%s", strerror(errno),
 			   errno == EACCES || errno == EPERM ?
-			   "Try again as root, or as a member of its group." :
-			   "KVM is needed: its modules loaded, and svm or vmx among the CPU's flags.");
+			   "Try again as root, or as a member of the device's group." :
+			   "KVM is required: load its modules, and check the CPU's flags for svm or vmx.");
 	if (ioctl(vm->kvm_fd, KVM_GET_API_VERSION, 0) != KVM_API_VERSION)
-		cannot_run("/dev/kvm is not the KVM of this kernel's headers.");
+		cannot_run("/dev/kvm has an unexpected API version.");
 
 	if (gmem_probe(vm->kvm_fd, &support))
 		no_conversion();
 	if (!(extension(vm->kvm_fd, KVM_CAP_VM_TYPES) & (1 << KVM_X86_SW_PROTECTED_VM)))
-		cannot_run("no software-protected VMs.  They take CONFIG_KVM_SW_PROTECTED_VM and\n"
+		cannot_run("no software-protected VMs.  They require CONFIG_KVM_SW_PROTECTED_VM and\n"
 			   "nested paging (kvm_amd.npt=1 or kvm_intel.ept=1, and kvm.tdp_mmu=1).");
 }
 
@@ -79,25 +79,25 @@ static void create_memory(struct vm *vm)
 
 	/*
 	 * INIT_SHARED: every page starts as shared, so that the host can load
-	 * the guest.  MMAP: the host may map the file, and use what is shared.
+	 * the guest.  MMAP: the host may map the file, and access shared pages.
 	 */
 	vm->gmem_fd = gmem_create(vm->fd, vm->size, GMEM_FLAGS);
 	if (vm->gmem_fd < 0)
 		die("KVM_CREATE_GUEST_MEMFD: %s", strerror(-vm->gmem_fd));
 
 	/*
-	 * One mapping for the life of the VM.  Conversions do not invalidate
-	 * it: page by page it follows the attributes, and touching a page
-	 * that is private at the moment is SIGBUS.
+	 * One mapping is enough for the lifetime of the VM.  Conversions do not
+	 * invalidate it: each page follows its attribute, and touching a page
+	 * while it is private raises SIGBUS.
 	 */
 	vm->mem = gmem_map(vm->gmem_fd, vm->size);
 	if (!vm->mem)
 		die("mmap of the guest_memfd: %s", strerror(errno));
 
 	/*
-	 * All guest faults are served from the file, shared ones too.
-	 * userspace_addr is for KVM itself, where it reads or writes guest
-	 * memory on the guest's behalf; it has to be the same memory.
+	 * All guest faults are served from the file, including shared ones.
+	 * KVM uses userspace_addr when it accesses guest memory on the guest's
+	 * behalf, so it has to be the same memory.
 	 */
 	region.guest_memfd = vm->gmem_fd;
 	region.userspace_addr = (unsigned long)vm->mem;
@@ -130,7 +130,7 @@ void vm_create(struct vm *vm)
 		die("out of memory");
 	create_memory(vm);
 
-	/* The guest's requests have to reach the VMM, or KVM answers ENOSYS. */
+	/* Let the guest's requests exit to the VMM, or KVM returns ENOSYS. */
 	if ((extension(vm->fd, KVM_CAP_EXIT_HYPERCALL) & exit_hypercalls) != exit_hypercalls)
 		cannot_run("KVM_CAP_EXIT_HYPERCALL lacks KVM_HC_MAP_GPA_RANGE.");
 	if (ioctl(vm->fd, KVM_ENABLE_CAP, &exits))

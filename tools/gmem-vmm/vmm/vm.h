@@ -19,32 +19,32 @@ struct vm;
 struct vcpu;
 
 /*
- * What a VMM adds: its devices, and how it follows conversions.  Any of these
- * may be NULL.  They are called in the thread of the vCPU.
+ * The VMM's own devices, and callbacks to follow conversions.  Any of these may
+ * be NULL.  They are called in the thread of the vCPU.
  */
 struct vm_ops {
-	/* The guest uses a port.  Return true to have vcpu_run() return. */
+	/* The guest accesses a port.  Return true to make vcpu_run() return. */
 	bool (*port)(struct vcpu *vcpu, bool write, __u16 port, void *data,
 		     unsigned int size);
-	/* The guest uses an address where it has no memory. */
+	/* The guest accesses an address where it has no memory. */
 	void (*mmio)(struct vcpu *vcpu, bool write, __u64 gpa, void *data,
 		     unsigned int size);
 
-	/* Around a conversion that the guest has requested. */
+	/* Called around a conversion that the guest has requested. */
 	void (*before)(struct vm *vm, __u64 offset, __u64 size, bool private);
 	void (*after)(struct vm *vm, __u64 offset, __u64 size, int err);
-	/* Its request does not refer to memory of the guest. */
+	/* The guest's request is invalid. */
 	void (*refused)(struct vm *vm, __u64 gpa, __u64 npages);
-	/* First of the times that a request has failed with EAGAIN. */
+	/* A request has failed with EAGAIN for the first time. */
 	void (*busy)(struct vm *vm, __u64 error_offset);
 	/* A request has failed with EHWPOISON. */
 	void (*poisoned)(struct vm *vm, __u64 error_offset);
-	/* The guest has accessed a lost page, and will find another one. */
+	/* The guest has accessed a lost page, which has been replaced. */
 	void (*lost_page)(struct vm *vm, __u64 gpa, bool private);
 };
 
 struct vm {
-	/* To be set before vm_create(). */
+	/* Set these before vm_create(). */
 	const struct vm_ops *ops;
 	__u64 size;		/* in bytes */
 	__u64 gpa;		/* where the guest sees offset 0 of the file */
@@ -56,17 +56,17 @@ struct vm {
 	__u8 *mem;		/* the same file, as the host sees it */
 
 	/*
-	 * There is no ioctl to read attributes back: the VMM knows what it
-	 * asked for.  One byte per page, changed together with the file.
+	 * There is no ioctl to read attributes, so the VMM has to keep track of
+	 * them.  One byte per page, changed together with the file.
 	 */
 	pthread_mutex_t convert_lock;
 	__u8 *is_private;
-	unsigned long conversions;	/* that were requested */
-	unsigned long refusals;		/* of the last one, with EAGAIN */
+	unsigned long conversions;	/* number of requests */
+	unsigned long refusals;		/* of the last request, with EAGAIN */
 
 	/* See vcpu_lost_page(); changed under convert_lock, too. */
 	unsigned long replacements;	/* of lost pages, until now */
-	unsigned long *replaced;	/* per page: which was its last */
+	unsigned long *replaced;	/* per page: the number of its last one */
 };
 
 struct vcpu {
@@ -74,7 +74,7 @@ struct vcpu {
 	int id;
 	int fd;
 	struct kvm_run *run;
-	bool amd;			/* or one that does as AMD's CPUs do */
+	bool amd;			/* or a compatible vendor */
 	unsigned long entered;		/* replacements before KVM_RUN */
 	__u64 fault_gpa;		/* see vcpu_wrong_kind() */
 	unsigned long fault_conversions;
@@ -88,7 +88,7 @@ void vm_create(struct vm *vm);
 void vcpu_create(struct vcpu *vcpu, struct vm *vm, int id);
 void vcpu_set_flat32(struct vcpu *vcpu, __u32 eip);
 
-/* run.c: the vCPU loop; returns when vm_ops.port() wants it to */
+/* run.c: the vCPU loop; returns when vm_ops.port() returns true */
 void vcpu_run(struct vcpu *vcpu);
 
 /* convert.c: conversions, and their results */
