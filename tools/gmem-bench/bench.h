@@ -19,7 +19,7 @@
 
 #define MAX_ROUNDS	32
 
-#define EXIT_CANNOT_RUN	4	/* as the kernel's selftests have it */
+#define EXIT_CANNOT_RUN	4	/* like KSFT_SKIP of the kernel's selftests */
 
 #define ARRAY_SIZE(array)	(sizeof(array) / sizeof((array)[0]))
 
@@ -32,17 +32,17 @@ struct vm {
 	__u8 *mem;		/* the host's view of the shared pages */
 	__u64 size;
 	struct kvm_run *run;	/* from vm_guest_start() to vm_guest_stop() */
-	__u64 *guest_mem;	/* the same, what the guest has for itself */
+	__u64 *guest_mem;	/* also; the guest's code and page tables */
 };
 
-/* Where the guest has that memory. */
+/* The guest physical address of that memory. */
 #define MEM_GPA		(4 * GIB)
 
 /* main.c: the clock and the rows of the table */
 noreturn void die(const char *fmt, ...) __attribute__((format(gnu_printf, 1, 2)));
 __u64 now(void);
 void pause_ns(long ns);
-/* Of higher priority than the rest of the benchmark. */
+/* The thread has a higher priority than the rest of the benchmark. */
 void start_fifo_thread(pthread_t *thread, void *(*run)(void *), void *arg);
 __u64 median(__u64 *sample, unsigned int nr);
 const char *size_name(__u64 size);

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only
-/* Conversions that wait for others, and others that wait for conversions. */
+/* Conversions that wait for other users, and users that wait for conversions. */
 #include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
@@ -31,7 +31,7 @@ static int pin_page(__u8 *page)
 	int fd = open("/sys/kernel/debug/gup_test", O_RDWR | O_CLOEXEC);
 
 	if (fd < 0)
-		die("/sys/kernel/debug/gup_test, of CONFIG_GUP_TEST");
+		die("/sys/kernel/debug/gup_test (CONFIG_GUP_TEST)");
 	if (ioctl(fd, PIN_LONGTERM_TEST_START, &pin))
 		die("PIN_LONGTERM_TEST_START");
 	return fd;
@@ -73,9 +73,9 @@ void bench_busy(void)
 }
 
 /*
- * The longest wait of host faults, while 64 MiB of other pages of the file
- * are converted.  A thread of higher priority touches a new page every now
- * and then, so that one of the first moments of a conversion is hit.
+ * The longest wait of a host fault while 64 MiB of other pages of the file are
+ * converted.  A thread of higher priority touches new pages periodically, so
+ * that it also hits the beginning of a conversion.
  */
 #define NR_FAULTS	2048
 #define PAUSE_NS	200000

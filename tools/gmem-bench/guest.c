@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * A guest that writes to each of its pages, as guests populate memory.  Its own
- * code and page tables are in an ordinary memslot.
+ * A guest that writes to each of its pages, like a guest that populates its
+ * memory.  Its own code and page tables are in an ordinary memslot.
  */
 #include <errno.h>
 #include <string.h>
@@ -18,7 +18,7 @@
 #define MAX_CPUID	256
 
 #define PTE_TABLE	0x003	/* present, writable */
-#define PTE_1G		0x083	/* the same, and no table */
+#define PTE_1G		0x083	/* present, writable, a huge page */
 #define CR0_PE_PG	0x80000001ULL
 #define CR4_PAE		0x20
 #define EFER_LME_LMA	0x500
@@ -33,7 +33,7 @@ static const __u8 code[] = {
 	0xf4,						/* done: hlt */
 };
 
-/* Long mode has to be in the guest's CPUID. */
+/* The guest's CPUID has to include long mode. */
 static void set_cpuid(struct vm *vm)
 {
 	static union {
@@ -88,7 +88,7 @@ static void run(struct vm *vm, __u64 first, __u64 end)
 	} while (vm->run->exit_reason == KVM_EXIT_INTR);
 	if (vm->run->exit_reason != KVM_EXIT_HLT) {
 		errno = 0;
-		die("a guest that stops with exit reason %u", vm->run->exit_reason);
+		die("the guest stopped with exit reason %u", vm->run->exit_reason);
 	}
 }
 
@@ -97,7 +97,7 @@ static int run_bytes(struct vm *vm)
 	return ioctl(vm->kvm_fd, KVM_GET_VCPU_MMAP_SIZE, NULL);
 }
 
-/* Map what the guest itself uses, so that later runs fault on its pages only. */
+/* Map the guest's code and page tables, so that later runs fault only on its pages. */
 void vm_guest_start(struct vm *vm)
 {
 	struct kvm_userspace_memory_region region = {
@@ -128,7 +128,7 @@ void vm_guest_touch(struct vm *vm)
 	run(vm, MEM_GPA, MEM_GPA + vm->size);
 }
 
-/* The mapping of the vCPU would keep the VM, whose MMU notifier costs others. */
+/* The mapping of the vCPU would keep the VM alive, and its MMU notifier slows down others. */
 void vm_guest_stop(struct vm *vm)
 {
 	munmap(vm->run, run_bytes(vm));

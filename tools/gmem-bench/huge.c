@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Memory that the guest can map with huge pages, with kvm.gmem_hugepages off and
- * on, beside the memory of an ordinary VM with small and with transparent huge
- * pages.
+ * Memory that the guest can map with huge pages, with kvm.gmem_hugepages off
+ * and on, compared with the memory of an ordinary VM with small and with
+ * transparent huge pages.
  *
- * Guest faults are those of KVM_PRE_FAULT_MEMORY, i.e. all that a fault costs but
- * the way out of the guest and back.
+ * Guest faults are done with KVM_PRE_FAULT_MEMORY, i.e. without the exit from
+ * the guest and its reentry.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -40,7 +40,7 @@ static long page_tables_kib(void)
 	long kib = -1;
 	FILE *file;
 
-	/* Count what CPUs have not passed on yet. */
+	/* Include the pending counts of all CPUs. */
 	write_to("/proc/sys/vm/stat_refresh", "1");
 
 	file = fopen("/proc/meminfo", "re");
@@ -75,7 +75,7 @@ static void populate_rows(struct vm *vm, const char *name)
 	vm_guest_stop(vm);
 }
 
-/* One page of memory that the guest has mapped, and back. */
+/* Convert one page of memory that the guest has mapped, and back. */
 static void one_page_rows(struct vm *vm, const char *name)
 {
 	__u64 sample[2][MAX_ROUNDS], offset, t;
@@ -87,7 +87,7 @@ static void one_page_rows(struct vm *vm, const char *name)
 		sample[0][i] = vm_convert(vm, offset, PAGE_BYTES, SHARED);
 	}
 	if (mapped && vm_stat(vm, "pages_2m") != mapped - MAX_ROUNDS)
-		die("not one huge page less for each conversion");
+		die("each conversion has to split one huge page");
 	row(median(sample[0], MAX_ROUNDS), "call",
 	    "huge, %s: first page of 2 MiB to shared", name);
 	for (i = 0; i < MAX_ROUNDS; i++) {
@@ -113,20 +113,21 @@ static void one_page_rows(struct vm *vm, const char *name)
 }
 
 /*
- * A page that was punched and is back elsewhere, at the end of a chunk, keeps all
- * others from being mapped as a whole, which each fault has to find out.
+ * After the last page of a chunk has been punched and replaced by another one,
+ * the chunk can no longer be mapped as a whole, which each fault has to find
+ * out.
  */
 static void refilled_rows(struct vm *vm, const char *name)
 {
 	__u64 end = 3 * CHUNK + CHUNK, t, sum = 0, pages = 0, offset;
 	__u64 mapped;
 
-	/* The page that was freed last is taken first: swap two of them. */
+	/* The page that was freed last is allocated first: swap two of them. */
 	vm_punch_range(vm, end - PAGE_BYTES, PAGE_BYTES);
 	vm_punch_range(vm, 0, PAGE_BYTES);
 	vm_prefault_range(vm, end - PAGE_BYTES, PAGE_BYTES);
 	vm_prefault_range(vm, 0, PAGE_BYTES);
-	/* Zap the whole of the chunk. */
+	/* Zap the whole chunk. */
 	vm_convert(vm, 3 * CHUNK, CHUNK, SHARED);
 	vm_convert(vm, 3 * CHUNK, CHUNK, PRIVATE);
 	mapped = vm_stat(vm, "pages_2m");
@@ -137,7 +138,7 @@ static void refilled_rows(struct vm *vm, const char *name)
 		pages++;
 	}
 	if (vm_stat(vm, "pages_2m") != mapped)
-		die("the page that was punched has come back");
+		die("the punched page was allocated in the same place");
 	row((double)sum / pages, "fault",
 	    "huge, %s: beside a page that was punched", name);
 }
@@ -153,7 +154,7 @@ static void whole_rows(struct vm *vm, const char *name)
 	row(median(sample, MAX_ROUNDS), "call",
 	    "huge, %s: 2 MiB to shared, guest-mapped", name);
 
-	/* What userspace pays afterwards; the page table's fault is left out. */
+	/* The cost for userspace afterwards, without the fault for the page table. */
 	vm_touch(vm, 10 * CHUNK, 10 * CHUNK + PAGE_BYTES, PAGE_BYTES);
 	getrusage(RUSAGE_SELF, &before);
 	vm_touch(vm, 10 * CHUNK + MIB, 11 * CHUNK, PAGE_BYTES);
@@ -198,8 +199,8 @@ static void bench_ordinary(int advice, const char *name)
 }
 
 /*
- * A thread of higher priority that converts one page every now and then, while
- * the guest's faults hold locks or read what the conversion is about to change.
+ * A thread of higher priority that converts one page periodically, while guest
+ * faults hold locks, or read the attributes that it is about to change.
  */
 #define PAUSE_NS	20000
 

@@ -1,17 +1,17 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * gmem-bench: what converting guest_memfd memory between shared and private
- * costs.  Each row of output is
+ * gmem-bench: measure the cost of converting guest_memfd memory between shared
+ * and private.  Each row of output is
  *
  *	row <TAB> VALUE <TAB> UNIT <TAB> NAME
  *
  * Times are nanoseconds of CLOCK_MONOTONIC.  They are meant to be read on a
  * machine with one CPU whose clock counts instructions (QEMU's -icount
- * shift=0,sleep=off): one nanosecond is one instruction there, and the
- * figures repeat.  On other machines they are just times.
+ * shift=0,sleep=off): one nanosecond is one instruction there, and results
+ * are reproducible.  On other machines they are just times.
  *
- * A figure includes reading the clock once per timed call; the row "reading
- * the clock" says how much that is.
+ * A result includes reading the clock once per timed call; the row "reading
+ * the clock" has the cost of that.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -95,7 +95,7 @@ static int compare(const void *a, const void *b)
 	return *x < *y ? -1 : *x > *y;
 }
 
-/* Of equal calls, the one that no timer interrupt has hit. */
+/* The median excludes calls that were hit by a timer interrupt. */
 __u64 median(__u64 *sample, unsigned int nr)
 {
 	qsort(sample, nr, sizeof(*sample), compare);
@@ -128,18 +128,17 @@ void row(double value, const char *unit, const char *fmt, ...)
 }
 
 /*
- * What other rows are compared with, to tell a change of the kernel from a
- * change of the compiler.  Both are kernel code of the kind that conversion
- * consists of, by the same compiler, but none that converts.  Neither
- * allocates nor clears pages, which is one instruction or thousands,
- * depending on the CPU.
+ * References for the other rows, to distinguish a change of the kernel from a
+ * change of the compiler.  Both run kernel code like that of a conversion, built
+ * by the same compiler, but do not convert memory.  Neither allocates or clears
+ * pages, which takes one instruction or thousands, depending on the CPU.
  *
- * Per call: punching a hole into a memfd where there is nothing.  Like a
- * conversion that is a system call that takes a file's locks, unmaps and
- * walks a range, and finds nothing to do.
+ * Per call: punching a hole into an empty part of a memfd.  Like a conversion,
+ * this is a system call that takes a file's locks, unmaps and walks a range,
+ * and finds nothing to do.
  *
- * Per page: mapping and unmapping a page of a memfd.  It takes the folio
- * from the page cache, locks it, and changes page tables and reverse map.
+ * Per page: mapping and unmapping a page of a memfd.  This gets the folio from
+ * the page cache, locks it, and changes page tables and reverse map.
  */
 #define REF_PAGES	4096
 
@@ -203,7 +202,7 @@ static void usage(FILE *file)
 	fprintf(file, "usage: gmem-bench [--profile] [CASE...]\ncases:");
 	for (i = 0; i < ARRAY_SIZE(cases); i++)
 		fprintf(file, " %s", cases[i].name);
-	fprintf(file, "\nwithout one, all that this mode of KVM has\n"
+	fprintf(file, "\nby default, all cases that apply to KVM's current mode\n"
 		"--profile: print the kernel functions that each row's conversions spend their time in\n");
 }
 
@@ -234,7 +233,7 @@ int main(int argc, char **argv)
 			return 2;
 		}
 		if (!(in_place ? cases[i].in_place : cases[i].per_vm)) {
-			fprintf(stderr, "gmem-bench: %s: not with gmem_in_place_conversion=%d\n",
+			fprintf(stderr, "gmem-bench: %s: not available with gmem_in_place_conversion=%d\n",
 				argv[arg], in_place);
 			return EXIT_CANNOT_RUN;
 		}

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * A round trip of 64 MiB, to private and back to shared, in place and without
- * in-place conversion, where shared and private memory are two copies and
- * KVM_SET_MEMORY_ATTRIBUTES says which one the guest sees.
+ * A round trip of 64 MiB, to private and back to shared, with and without
+ * in-place conversion.  Without it, shared and private memory are two copies,
+ * and KVM_SET_MEMORY_ATTRIBUTES selects the one that the guest sees.
  *
- * "populated": the memory exists, the guest has not mapped it, and need not.
- * "in use": host and guest have it mapped before and after, as far as they
- * may.
+ * "populated": the memory is allocated, but not mapped by the guest.
+ * "in use": host and guest have it mapped before and after, as far as that is
+ * allowed.
  */
 #include <fcntl.h>
 #include <stdlib.h>
@@ -119,9 +119,9 @@ void bench_in_place(void)
 }
 
 /*
- * The VMM cannot read or write private memory.  In a real one the guest or the
- * firmware copies; here a buffer stands in for the private copy, so that the
- * work is counted.  Its memory is not.
+ * The VMM cannot access private memory.  In a real VM, the guest or firmware
+ * copies the data.  Here, a buffer stands in for the private copy, so that the
+ * work is counted, while the buffer's memory is not.
  */
 static __u8 *create_buffer(void)
 {
@@ -181,8 +181,8 @@ static void bench_per_vm_trip(bool in_use, bool huge)
 }
 
 /*
- * Pages of a guest_memfd are small.  Shared memory need not be, outside of it,
- * as long as what is converted are whole huge pages.
+ * Pages of a guest_memfd are small.  Shared memory outside of it can use huge
+ * pages, as long as only whole huge pages are converted.
  */
 void bench_per_vm(void)
 {

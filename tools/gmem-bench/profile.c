@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Where the time of conversions goes, by function of the kernel: --profile.
+ * --profile: the kernel functions that conversions spend their time in.
  *
  * A perf event samples the kernel's instruction pointer while a conversion
- * runs.  Its timer is an interrupt, so what a function does with interrupts
- * disabled is counted where it enables them again.
+ * runs.  It uses a timer interrupt, so code that runs with interrupts disabled
+ * is attributed to the place where they are enabled again.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -83,7 +83,7 @@ static void write_setting(const char *name, const char *value)
 	close(fd);
 }
 
-/* Until it trusts its clock, the kernel has no timers other than its tick. */
+/* Until the kernel has verified its clock, its timers have the resolution of a tick. */
 static void wait_for_timers(void)
 {
 	struct timespec res;
@@ -96,7 +96,7 @@ static void wait_for_timers(void)
 		usleep(10000);
 	}
 	errno = ETIME;
-	die("timers of high resolution");
+	die("high-resolution timers");
 }
 
 void profile_open(void)
@@ -113,7 +113,7 @@ void profile_open(void)
 
 	read_symbols();
 	wait_for_timers();
-	/* Don't let the kernel sample less often if that takes much of the time. */
+	/* Don't let the kernel reduce the rate if sampling takes much of the time. */
 	write_setting("/proc/sys/kernel/perf_event_max_sample_rate", "200000");
 	write_setting("/proc/sys/kernel/perf_cpu_time_max_percent", "0");
 	perf_fd = syscall(SYS_perf_event_open, &attr, 0, -1, -1, PERF_FLAG_FD_CLOEXEC);
@@ -129,7 +129,7 @@ static void count(__u64 address)
 {
 	unsigned int low = 0, high = nr_functions, middle;
 
-	/* The last function that begins at or before the address. */
+	/* Find the last function that begins at or before the address. */
 	while (high - low > 1) {
 		middle = (low + high) / 2;
 		if (functions[middle].address <= address)
@@ -173,7 +173,7 @@ void profile_end(void)
 	drain();
 }
 
-/* What was sampled since the last time. */
+/* Print and reset the samples since the last call. */
 void profile_print(void)
 {
 	struct function **sorted;

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * What depends on the ranges that a file consists of, more than on its pages.
- * Empty files are those of nobody: in no memslot, and not mapped.
+ * Cases whose cost depends on the number of ranges in a file more than on its
+ * pages.  Empty files are in no memslot, and not mapped.
  */
 #include <stddef.h>
 
@@ -42,7 +42,7 @@ void bench_empty(void)
 	vm_close(&vm);
 }
 
-/* Every other page, one call for each; returns the sum. */
+/* Convert every other page, with one call for each; returns the total. */
 static __u64 fragment(struct vm *vm)
 {
 	__u64 offset, sum = 0;
@@ -75,7 +75,7 @@ void bench_no_change(void)
 struct fragments {
 	const char *name;
 	bool populated;
-	/* Map what is shared: all pages, or, if fragmented, every other one. */
+	/* Map shared pages: all of them, or, if fragmented, every other one. */
 	void (*map)(struct vm *vm, bool fragmented);
 };
 
@@ -87,7 +87,7 @@ static void map_host(struct vm *vm, bool fragmented)
 		vm_touch(vm, 0, vm->size, PAGE_BYTES);
 }
 
-/* The guest's view has private pages mapped as well. */
+/* Private pages are mapped for the guest as well. */
 static void map_guest(struct vm *vm, bool fragmented)
 {
 	(void)fragmented;
@@ -122,7 +122,7 @@ static void bench_one_fragmented(const struct fragments *frag)
 		vm_convert(&vm, 0, FRAG_BYTES, SHARED);
 	}
 
-	/* As many pages as below, but side by side. */
+	/* The same number of pages as below, but contiguous. */
 	map(&vm, frag, false);
 	in_a_row = vm_measure(&vm, 0, FRAG_BYTES / 2, PRIVATE);
 	vm_convert(&vm, 0, FRAG_BYTES, SHARED);

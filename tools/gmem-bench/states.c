@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only
-/* Whole ranges, by the state that their pages are in before. */
+/* Whole ranges, by the initial state of their pages. */
 #include <stddef.h>
 
 #include "bench.h"
@@ -8,7 +8,7 @@ struct state {
 	const char *name;
 	bool fresh;		/* allocated for each conversion */
 	bool all_sizes;
-	bool mapped_before;	/* page tables are left, of host and guest */
+	bool mapped_before;	/* page tables of host and guest exist */
 	void (*make)(struct vm *vm);		/* of shared pages */
 	void (*make_private)(struct vm *vm);	/* NULL: as "populated" */
 };
@@ -30,8 +30,8 @@ static void nothing(struct vm *vm)
 }
 
 /*
- * Private pages have no host mappings, so that there is no second direction
- * of "host-mapped" that would not be that of "populated" or "guest-mapped".
+ * Private pages have no host mappings, so the other direction of "host-mapped"
+ * would be the same as that of "populated" or "guest-mapped".
  */
 static const struct state states[] = {
 	{
@@ -96,7 +96,7 @@ static void bench_state(const struct state *state, __u64 size)
 	struct vm vm;
 
 	vm_open(&vm, size);
-	/* What the first conversion of a page costs is for the fresh rows. */
+	/* Only the fresh rows measure the first conversion of a page. */
 	if (!state->fresh) {
 		vm_populate(&vm);
 		if (state->mapped_before)

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only
-/* VMs to measure, and what is done to their memory. */
+/* VMs to measure, and operations on their memory. */
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
@@ -11,10 +11,10 @@
 
 #include "bench.h"
 
-/* Of huge pages. */
+/* The size of huge pages. */
 #define ALIGNMENT	(2 * MIB)
 
-/* A page that was only just used may take some tries on other kernels. */
+/* Other kernels may need several attempts if a page was used recently. */
 #define MAX_TRIES	100
 
 static noreturn void cannot_run(const char *why)
@@ -57,7 +57,7 @@ static void create_vm(struct vm *vm, __u64 size, __u64 flags)
 	vm->fd = ioctl(vm->kvm_fd, KVM_CREATE_VM, KVM_X86_SW_PROTECTED_VM);
 	if (vm->fd < 0)
 		die("KVM_CREATE_VM");
-	/* In most cases it never runs, but maps memory for the guest. */
+	/* In most cases it never runs, and only maps memory for the guest. */
 	vm->vcpu_fd = ioctl(vm->fd, KVM_CREATE_VCPU, 0);
 	if (vm->vcpu_fd < 0)
 		die("KVM_CREATE_VCPU");
@@ -109,7 +109,7 @@ void vm_open_per_vm(struct vm *vm, __u64 size)
 	create_memslot(vm);
 }
 
-/* An ordinary VM: all its memory is anonymous, and aligned like the guest's. */
+/* An ordinary VM: all memory is anonymous, and aligned like guest physical addresses. */
 void vm_open_ordinary(struct vm *vm, __u64 size)
 {
 	struct kvm_userspace_memory_region region = {
@@ -179,7 +179,7 @@ void vm_close(struct vm *vm)
 	close(vm->kvm_fd);
 }
 
-/* Host faults: allocate, if need be, and map. */
+/* Host faults: allocate if necessary, and map. */
 void vm_touch(struct vm *vm, __u64 first, __u64 end, __u64 step)
 {
 	__u64 offset;
@@ -276,7 +276,7 @@ __u64 vm_measure(struct vm *vm, __u64 offset, __u64 size, __u64 attributes)
 	return time;
 }
 
-/* All memory, by the VM's own tracking of private memory. */
+/* Convert all memory if private memory is tracked by the VM. */
 __u64 vm_set_attributes(struct vm *vm, __u64 attributes)
 {
 	struct kvm_memory_attributes attrs = {
@@ -292,9 +292,9 @@ __u64 vm_set_attributes(struct vm *vm, __u64 attributes)
 }
 
 /*
- * Page cache and anonymous memory, which is all that a VM's memory can be.
- * What is free says less: CPUs keep many megabytes of free pages to
- * themselves.
+ * Page cache and anonymous memory, which includes any VM's memory.  The amount
+ * of free memory is less precise, as each CPU caches many megabytes of free
+ * pages.
  */
 long mem_used_kib(void)
 {

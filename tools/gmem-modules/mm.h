@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * What the series adds to mm/ for guest_memfd's huge pages, as far as a module can do it with what the kernel exports.
+ * The functions that the series adds to mm/ for guest_memfd's huge pages, as far as the kernel's exports allow.
  */
 #ifndef GMEM_MODULES_MM_H
 #define GMEM_MODULES_MM_H
@@ -9,10 +9,10 @@
 #include <linux/gfp.h>
 #include <linux/pagemap.h>
 
-/* The policy of the task decides from which node a chunk of 2 MiB comes. */
+/* The NUMA policy of the task applies to chunks of 2 MiB, not that of the file. */
 #define mpol_alloc_pages(gfp, order, pol, ilx, nid)	alloc_pages(gfp, order)
 
-/* One by one, and then out of the LRU caches, whose references would make pages look as if in use. */
+/* Add them one by one, and drain the LRU caches, whose references would make pages look as if they were in use. */
 static inline int filemap_add_pages(struct address_space *mapping, struct page *pages, unsigned int nr, pgoff_t index,
 				    gfp_t gfp)
 {
@@ -27,7 +27,7 @@ static inline int filemap_add_pages(struct address_space *mapping, struct page *
 		generic_error_remove_folio(mapping, page_folio(pages + i));
 		folio_unlock(page_folio(pages + i));
 	}
-	/* The page cache has references of its own. */
+	/* The page cache has its own references. */
 	for (i = 0; i < nr; i++)
 		folio_put(page_folio(pages + i));
 

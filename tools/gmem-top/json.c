@@ -64,7 +64,7 @@ static void runs(FILE *out, const struct map *map)
 	fputc(']', out);
 }
 
-/* Files of which there is nothing but the map. */
+/* Files for which only the map is available. */
 static void other_files(FILE *out, const struct report *report)
 {
 	unsigned int i, nr = 0;

@@ -17,7 +17,7 @@
 #define MIN_INTERVAL		0.1
 #define MAX_INTERVAL		86400.0
 
-/* Of a terminal.  Less cannot be right. */
+/* Ignore the reported size of a terminal if it is less than this. */
 #define MIN_WIDTH		20
 
 /* Read events at least this often, so that the buffer does not overflow. */
@@ -27,7 +27,7 @@ static volatile sig_atomic_t ended_by;
 static bool screen;		/* redraw in place, on a terminal */
 static struct termios terminal;
 static bool raw;
-static bool with_map;		/* the key m changes it */
+static bool with_map;		/* toggled by the key m */
 
 static void usage(FILE *to)
 {
@@ -36,14 +36,15 @@ static void usage(FILE *to)
 	      "Shows the guest_memfds of all VMs, how much of each is shared, private and\n"
 	      "allocated, and its conversions as they happen.\n"
 	      "\n"
-	      "  --once              one report, of one interval, instead of one after another\n"
-	      "  --interval SECONDS  between reports, at least 0.1 (default: 2)\n"
-	      "  --map               where memory is shared, private and allocated\n"
-	      "  --json              a line of JSON for each report\n"
+	      "  --once              write a single report of one interval, and exit\n"
+	      "  --interval SECONDS  time between reports, at least 0.1 (default: 2)\n"
+	      "  --map               show where memory is shared, private and allocated\n"
+	      "  --json              write each report as a line of JSON\n"
 	      "  --help              this text\n"
 	      "\n"
-	      "On a terminal the report is redrawn in place; m shows and hides the map, q or ^C\n"
-	      "ends it.  What cannot be seen is listed with the reason.  As root everything can.\n",
+	      "On a terminal the report is redrawn in place; m shows or hides the map, q or ^C\n"
+	      "quits.  Information that is not available is listed with the reason; root can\n"
+	      "see everything.\n",
 	      to);
 }
 
@@ -87,7 +88,7 @@ static void catch_signals(void)
 		sigaction(ends[i], &action, NULL);
 	action.sa_handler = on_resize;
 	sigaction(SIGWINCH, &action, NULL);
-	/* A reader that has gone is a failed write. */
+	/* If the reader has gone, let writing fail. */
 	signal(SIGPIPE, SIG_IGN);
 }
 
@@ -129,7 +130,7 @@ static struct winsize terminal_size(void)
 	return size;
 }
 
-/* Cut what does not fit, so that nothing scrolls. */
+/* Cut off everything that does not fit, so that nothing scrolls. */
 static void draw(const char *text)
 {
 	struct winsize size = terminal_size();
@@ -191,7 +192,7 @@ static void make_report(double seconds, bool json, bool first)
 	report_free(&report);
 }
 
-/* Wait for the end of the interval, which the key m is as well; return false to quit. */
+/* Wait for the end of the interval, or for the key m, which ends it; return false to quit. */
 static bool watch(double until)
 {
 	struct pollfd key = { .fd = raw ? STDIN_FILENO : -1, .events = POLLIN };
@@ -201,7 +202,7 @@ static bool watch(double until)
 	for (;;) {
 		trace_read();
 		left = until - now();
-		/* Look for a key even if the last report took longer than the interval. */
+		/* Check for a key even if the last report took longer than the interval. */
 		poll(&key, 1, left <= 0 ? 0 : left * 1000 < READ_MS ? left * 1000 + 1 : READ_MS);
 		c = read_key();
 		if (ended_by || c == 'q')
@@ -236,7 +237,7 @@ static void run(bool once, bool json, double interval)
 	}
 }
 
-/* getopt() gives one letter of a word of short options. */
+/* For short options, getopt() reports a single letter of the argument. */
 static const char *bad_option(const char *arg)
 {
 	static char name[3] = "-?";
@@ -280,13 +281,13 @@ int main(int argc, char **argv)
 			usage(stdout);
 			return 0;
 		case ':':
-			bad_usage("a value is missing after ", argv[optind - 1]);
+			bad_usage("missing value for ", argv[optind - 1]);
 		default:
 			bad_usage("unknown option ", bad_option(argv[optind - 1]));
 		}
 	}
 	if (optind != argc)
-		bad_usage("it takes no arguments but options, not ", argv[optind]);
+		bad_usage("unexpected argument ", argv[optind]);
 
 	screen = !once && !json && isatty(STDOUT_FILENO);
 	catch_signals();

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Where the memory of a file is private and allocated, from <tid>-<fd>/gmem_map in
- * KVM's folder of debugfs.  The kernel finds out while the file is being read, so
- * read it only if it is wanted.
+ * Where the memory of a file is private and allocated, from <tid>-<fd>/gmem_map
+ * in KVM's debugfs directory.  The kernel gathers this while the file is being
+ * read, so read it only on request.
  */
 #include <dirent.h>
 #include <errno.h>
@@ -12,14 +12,14 @@
 
 #include "top.h"
 
-/* Read events in between, after so many lines. */
+/* Read events after this many lines. */
 #define LINES_AT_ONCE	1024
 
 static struct map *map_of(struct report *report, u64 ino)
 {
 	struct map *map;
 
-	/* The lines of a file follow each other. */
+	/* All lines of a file are consecutive. */
 	if (report->nr_maps && report->maps[report->nr_maps - 1].ino == ino)
 		return &report->maps[report->nr_maps - 1];
 	report->maps = grow(report->maps, report->nr_maps, sizeof(*map));
@@ -28,7 +28,7 @@ static struct map *map_of(struct report *report, u64 ino)
 	return map;
 }
 
-/* Pages of the one are like all pages of the other. */
+/* Check whether all pages of both runs are adjacent and in the same state. */
 static bool same(const struct run *a, const struct run *b)
 {
 	return a->start + a->nr == b->start && a->private == b->private &&
@@ -64,7 +64,7 @@ static void parse(struct report *report, const char *line)
 	add_run(map_of(report, ino), &run);
 }
 
-/* Return 0 or the errno that keeps the map out of sight. */
+/* Return 0 or the errno with which reading the map failed. */
 static int read_map(struct report *report, int dir_fd, const char *name)
 {
 	unsigned int nr = 0;
@@ -124,5 +124,5 @@ void map_read(struct report *report)
 	if (missing)
 		note(report, "map of %u file%s: %s/<tid>-<fd>/gmem_map: %s", missing,
 		     missing == 1 ? "" : "s", KVM_DEBUGFS,
-		     err ? strerror(err) : "this kernel has none for it");
+		     err ? strerror(err) : "not provided by this kernel");
 }

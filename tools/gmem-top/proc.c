@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only
-/* VMs and guest_memfds, found among the open files of all processes. */
+/* Find VMs and guest_memfds among the open files of all processes. */
 #include <ctype.h>
 #include <dirent.h>
 #include <errno.h>
@@ -11,7 +11,7 @@
 
 #include "top.h"
 
-/* What links in /proc/<pid>/fd look like.  FILE_LINK is how one begins. */
+/* Targets of links in /proc/<pid>/fd.  FILE_LINK is only a prefix. */
 #define VM_LINK		"anon_inode:kvm-vm"
 #define FILE_LINK	"/[kvm-gmem]"
 
@@ -20,7 +20,7 @@ static bool is_number(const char *name)
 	return isdigit((unsigned char)*name);
 }
 
-/* A process can choose any name. */
+/* A process can choose any name: replace unprintable characters. */
 static void read_comm(char *comm, size_t size, int pid)
 {
 	if (!read_text(comm, size, "/proc/%d/comm", pid))
@@ -38,7 +38,7 @@ static u64 info_field(const char *info, const char *name)
 	return line ? strtoull(line + strlen(name), NULL, 0) : 0;
 }
 
-/* Kernels without the series have no lines for guest_memfd here. */
+/* Kernels without the series have no lines for guest_memfd in fdinfo. */
 static void read_info(struct file *file)
 {
 	char info[1024];
@@ -68,7 +68,7 @@ static void add_vm(struct report *report, int pid, int fd)
 	read_comm(vm->comm, sizeof(vm->comm), pid);
 }
 
-/* Several processes can have the same file, and each more than once. */
+/* Several processes can have the same file open, and each more than once. */
 static void add_file(struct report *report, int pid, int fd, const struct stat *st)
 {
 	struct file *file;
@@ -97,7 +97,7 @@ static bool is_kthread(int pid)
 	       strstr(status, "\nKthread:\t1");
 }
 
-/* Return 0 or the errno that kept the files of the process from being read. */
+/* Return 0 or the errno with which reading the files of the process failed. */
 static int scan_process(struct report *report, int pid)
 {
 	char path[64], link[PATH_MAX];

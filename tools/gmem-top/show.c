@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0-only
-/* A report as text, as wide as the terminal at most. */
+/* A report as text, not wider than the terminal. */
 #include <errno.h>
 #include <string.h>
 
 #include "top.h"
 
-/* Static buffers, of which one call of printf() can use a few. */
+/* Return one of several static buffers, so that a call of printf() can use a few. */
 static char *next_text(void)
 {
 	static char text[16][32];
@@ -29,7 +29,7 @@ static const char *bytes(u64 value)
 		return "0";
 	for (; scaled >= 1024 && unit[i + 1]; i++)
 		scaled /= 1024;
-	/* No digit after the point where it is 0. */
+	/* Omit the digit after the point if it is 0. */
 	if (scaled >= 100 || scaled == (u64)scaled)
 		snprintf(text, 32, "%.0f%c", scaled, unit[i]);
 	else
@@ -130,7 +130,7 @@ static void show_conversions(FILE *out, const struct report *report)
 		fprintf(out, "%7d %4d ", report->files[i].pid, report->files[i].fd);
 		show_activity(out, trace_activity(report->files[i].ino), report->seconds);
 	}
-	/* Files that were closed since, or that only a mapping keeps. */
+	/* Files that have been closed since, even if they are still mapped. */
 	for (i = 0; (a = trace_nth(i)); i++) {
 		if (!a->interval.requests || report_has(report, a->ino))
 			continue;
@@ -138,7 +138,7 @@ static void show_conversions(FILE *out, const struct report *report)
 		show_activity(out, a, report->seconds);
 	}
 	if (report->lost)
-		fprintf(out, "%s events were lost, they came faster than they could be read\n",
+		fprintf(out, "%s events were lost, as they came faster than they could be read\n",
 			count(report->lost));
 }
 
@@ -162,7 +162,7 @@ static void show_vms(FILE *out, const struct report *report)
 	}
 }
 
-/* What is in a piece of a file that one character stands for. */
+/* The contents of a piece of a file, for which one character stands. */
 struct piece {
 	bool shared, private, allocated, absent, poisoned;
 };
@@ -197,7 +197,7 @@ static void show_pieces(FILE *out, const struct map *map, u64 per_piece)
 		piece = (struct piece) { };
 		while (run->start + run->nr <= start)
 			run++;
-		/* The last run may go on in the next piece. */
+		/* The last run may continue in the next piece. */
 		for (;; run++) {
 			piece.shared |= !run->private;
 			piece.private |= run->private;

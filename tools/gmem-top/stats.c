@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Counters of a VM, from debugfs: <tid>-<fd>/gmem_* in KVM's folder, where <tid>
- * is the thread that created the VM.  KVM_GET_STATS_FD has the same counters, but
- * only for the process that owns the VM.
+ * Counters of a VM, from debugfs: <tid>-<fd>/gmem_* in KVM's directory, where
+ * <tid> is the thread that created the VM.  KVM_GET_STATS_FD has the same
+ * counters, but is available only to the process that owns the VM.
  */
 #include <dirent.h>
 #include <errno.h>
@@ -20,7 +20,7 @@ const char * const stat_names[NR_STATS] = {
 	[POISONED] = "gmem_poisoned",
 };
 
-/* Threads are not listed in /proc, but can be looked up there. */
+/* /proc does not list threads, but they can be looked up there. */
 static int process_of(int tid)
 {
 	const char *line;
@@ -55,7 +55,7 @@ static bool read_stats(struct vm *vm, const char *name)
 	return true;
 }
 
-/* Why KVM's folder cannot be read. */
+/* Explain why KVM's directory cannot be read. */
 const char *debugfs_hint(int err)
 {
 	return err == ENOENT ? "debugfs has to be mounted on /sys/kernel/debug" :

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Run gmem-top, which has to be in the same folder, beside a VM whose memory and
- * conversions are known, and check what it says.
+ * Run gmem-top, which has to be in the same directory, alongside a VM with
+ * known memory and conversions, and check its output.
  */
 #include <fcntl.h>
 #include <poll.h>
@@ -82,7 +82,7 @@ static void create_vm(void)
 	gmem_fd = gmem_create(vm_fd, NR_PAGES * PAGE, GMEM_FLAGS);
 	if (gmem_fd < 0)
 		die("KVM_CREATE_GUEST_MEMFD");
-	/* gmem-top must not have the file itself. */
+	/* gmem-top must not inherit the file. */
 	fcntl(gmem_fd, F_SETFD, FD_CLOEXEC);
 	mem = gmem_map(gmem_fd, NR_PAGES * PAGE);
 	if (!mem)
@@ -105,7 +105,7 @@ static int convert(__u64 page, __u64 nr, bool private)
 				private ? KVM_MEMORY_ATTRIBUTE_PRIVATE : 0, NULL);
 }
 
-/* Start gmem-top with these arguments, as a user; its output comes from *@from. */
+/* Start gmem-top with these arguments, as this user; its output can be read from *@from. */
 static pid_t start(int *from, uid_t uid, const char *args)
 {
 	char *argv[MAX_ARGS] = { top }, *copy = strdup(args);
@@ -133,7 +133,7 @@ static pid_t start(int *from, uid_t uid, const char *args)
 	return pid;
 }
 
-/* All output, and the exit status, or 128 and the signal. */
+/* Read all output; return the exit status, or 128 plus the signal. */
 static int finish(pid_t pid, int from)
 {
 	size_t len = 0;
@@ -193,7 +193,7 @@ static void use_page(int pipe_fd[2])
 		die("vmsplice");
 }
 
-/* The sum of all numbers that follow @key in the output. */
+/* Add up all numbers that follow @key in the output. */
 static long sum_of(const char *key)
 {
 	const char *text = output;
@@ -206,7 +206,7 @@ static long sum_of(const char *key)
 	return sum;
 }
 
-/* Read lines up to the one that has @text and leave it; sum up numbers in all. */
+/* Read up to a line that contains @text, and keep that line; add up numbers in all lines. */
 static bool read_until(int from, const char *text, long *sum, const char *key)
 {
 	size_t len = 0;
@@ -265,7 +265,7 @@ static void check_numbers(void)
 	result(says("\"vms\":[{\"pid\":%d,\"fd\":%d,", getpid(), vm_fd) &&
 	       says("\"gmem_to_private\":11,\"gmem_pages_to_private\":24,\"gmem_to_shared\":10,\"gmem_pages_to_shared\":20,\"gmem_busy\":1,\"gmem_poisoned\":0"),
 	       "statistics of the VM");
-	result(says("\"not_visible\":[]"), "root sees all");
+	result(says("\"not_visible\":[]"), "root sees everything");
 	result(says("\"in_place_conversion\":true"), "module parameter");
 	kill(pid, SIGTERM);
 	status = finish(pid, from);
@@ -332,7 +332,7 @@ static void check_map(void)
 	munmap(other, size);
 }
 
-/* Which events were lost depends, but all are accounted for. One CPU has one buffer. */
+/* It varies which events are lost, but all are accounted for.  Use the buffer of a single CPU. */
 static void check_lost(void)
 {
 	cpu_set_t all, one;
@@ -378,7 +378,7 @@ static void check_cleanup(void)
 		       strsignal(signals[i]), status);
 	}
 
-	/* The reader of its output goes. */
+	/* The reader of its output goes away. */
 	pid = start(&from, 0, "--interval 0.2");
 	wait_until_watching(pid);
 	close(from);
@@ -400,7 +400,7 @@ static int open_terminal(unsigned int rows, unsigned int columns)
 	struct winsize size = { .ws_row = rows, .ws_col = columns };
 	int fd;
 
-	/* A small machine has no terminals yet. */
+	/* The test machine may not have devpts mounted. */
 	if (access("/dev/pts/ptmx", F_OK)) {
 		mkdir("/dev/pts", 0755);
 		if (mount("devpts", "/dev/pts", "devpts", 0, "ptmxmode=666"))
@@ -419,7 +419,7 @@ static pid_t start_on_terminal(int fd)
 	if (!pid) {
 		setsid();
 		close(STDIN_FILENO);
-		/* The first terminal that a session opens is its own. */
+		/* The first terminal that a session opens becomes its controlling terminal. */
 		if (open(ptsname(fd), O_RDWR) != STDIN_FILENO)
 			_exit(125);
 		dup2(STDIN_FILENO, STDOUT_FILENO);
@@ -441,7 +441,7 @@ static int quit_on_terminal(pid_t pid, int fd)
 	return status;
 }
 
-/* Read until @text comes; all that was read, or the last of it, is in the output. */
+/* Read up to @text; the end of everything that was read is in the output. */
 static bool terminal_shows(int fd, const char *text)
 {
 	struct pollfd ready = { .fd = fd, .events = POLLIN };
@@ -506,7 +506,7 @@ static void check_terminal(void)
 	       terminal_shows(fd, more) && lines_fit(40),
 	       "terminal: fits into 40 columns and 6 lines");
 	status = quit_on_terminal(pid, fd);
-	result(WIFEXITED(status) && !WEXITSTATUS(status), "terminal: q ends it");
+	result(WIFEXITED(status) && !WEXITSTATUS(status), "terminal: q quits");
 	result(!has_instance(pid), "terminal: no instance left");
 }
 
@@ -538,7 +538,7 @@ static void check_user(void)
 	       "another user, JSON");
 }
 
-/* In a process of its own, which is one of an ordinary user. */
+/* Runs in a separate process, as an ordinary user. */
 static void own_vm(void)
 {
 	int status;
@@ -583,13 +583,13 @@ static void check_usage(void)
 	} bad[] = {
 		{ "--no-such", "unknown option --no-such" },
 		{ "-x", "unknown option -x" },
-		{ "--interval", "a value is missing after --interval" },
+		{ "--interval", "missing value for --interval" },
 		{ "--interval 0", "--interval takes seconds from 0.1 to 86400, not '0'" },
 		{ "--interval -1", "--interval takes seconds from 0.1 to 86400, not '-1'" },
 		{ "--interval nan", "--interval takes seconds from 0.1 to 86400, not 'nan'" },
 		{ "--interval 2x", "--interval takes seconds from 0.1 to 86400, not '2x'" },
 		{ "--once=1", "--once" },
-		{ "4711", "not 4711" },
+		{ "4711", "unexpected argument 4711" },
 	};
 	unsigned int i;
 	int status;

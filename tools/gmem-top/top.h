@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
-/* What gmem-top knows: VMs, their guest_memfds, and the conversions of these. */
+/* The data of gmem-top: VMs, their guest_memfds, and the conversions of these. */
 #ifndef TOP_H
 #define TOP_H
 
@@ -73,7 +73,7 @@ struct file {
 	u64 flags, shared, private, ranges, allocated, poisoned;
 };
 
-/* Pages that are all shared or all private.  Which of them are allocated is not known. */
+/* Pages that are either all shared or all private.  It is not known which are allocated. */
 struct run {
 	u64 start, nr, allocated, poisoned;
 	bool private;
@@ -94,11 +94,11 @@ struct report {
 	unsigned int nr_vms;
 	struct file *files;
 	unsigned int nr_files;
-	bool with_map;		/* it was asked for */
+	bool with_map;		/* requested by the user */
 	struct map *maps;	/* also of files that no visible process has open */
 	unsigned int nr_maps;
 	unsigned int width;	/* of lines */
-	char **notes;		/* what cannot be seen, and why */
+	char **notes;		/* information that is not available, and why */
 	unsigned int nr_notes;
 };
 

@@ -2,10 +2,10 @@
 /*
  * Conversions as they happen, from the tracepoint kvm:kvm_gmem_convert.
  *
- * The event is enabled in a tracefs instance of its own, so neither its buffer
+ * The event is enabled in a separate tracefs instance, so neither its buffer
  * nor its settings are shared with other users of tracing.  The instance is
- * called gmem-top.<pid>.  One whose process is gone, e.g. because it was killed,
- * is removed by the next gmem-top.
+ * called gmem-top.<pid>.  If its process is gone, e.g. because it was killed,
+ * the next gmem-top removes it.
  */
 #include <dirent.h>
 #include <errno.h>
@@ -25,7 +25,7 @@
 
 static const char * const tracefs[] = { "/sys/kernel/tracing", "/sys/kernel/debug/tracing" };
 
-static char instance[128];	/* its folder, empty if there is none */
+static char instance[128];	/* its directory, empty if there is none */
 static int pipe_fd = -1;
 static char why_not[512];	/* the reason if conversions are not watched */
 
@@ -61,7 +61,7 @@ static bool write_file(const char *name, const char *value)
 	return len >= 0;
 }
 
-/* An instance that is in use is busy, so removing it fails. */
+/* Removing an instance that is in use fails with EBUSY. */
 static void remove_stale(const char *instances)
 {
 	DIR *dir = opendir(instances);
@@ -94,7 +94,7 @@ static const char *find_tracefs(void)
 }
 
 /*
- * Start watching, or make sure that it goes on: the event comes and goes with
+ * Start watching, or make sure that it continues: the event comes and goes with
  * KVM's module.
  */
 bool trace_open(void)
@@ -112,7 +112,7 @@ bool trace_open(void)
 	snprintf(path, sizeof(path), "%s/" EVENT, dir);
 	if (stat(path, &st))
 		return not_watched(path, errno == ENOENT ?
-				   "KVM is not loaded, or is without in-place conversion" : NULL);
+				   "KVM is not loaded, or does not support in-place conversion" : NULL);
 
 	snprintf(path, sizeof(path), "%s/instances", dir);
 	remove_stale(path);
@@ -130,7 +130,7 @@ bool trace_open(void)
 	return true;
 }
 
-/* An open pipe would keep the instance busy. */
+/* Close the pipe first, as it keeps the instance busy. */
 void trace_close(void)
 {
 	int err = errno;
@@ -200,7 +200,7 @@ static void parse(const char *line)
 
 	if (!text) {
 		text = strstr(line, "[LOST ");
-		/* Without a number it is not known how many. */
+		/* If there is no number, at least one event was lost. */
 		if (text)
 			lost += strtoull(text + strlen("[LOST "), NULL, 10) ?: 1;
 		return;
@@ -245,7 +245,7 @@ u64 trace_lost(void)
 	return lost;
 }
 
-/* Start new counts after a report.  Forget files that are gone. */
+/* Reset the counts of the interval after a report, and forget files that are gone. */
 void trace_next_interval(const struct report *report)
 {
 	unsigned int i, nr = 0;

@@ -35,7 +35,7 @@ void *grow(void *array, unsigned int nr, size_t size)
 	return array;
 }
 
-/* Read a small file of procfs, sysfs or debugfs, of which @fmt is the path. */
+/* Read a small file in procfs, sysfs or debugfs; @fmt is its path. */
 bool read_text(char *text, size_t size, const char *fmt, ...)
 {
 	char path[PATH_MAX];
