@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * The functions that the series adds to mm/ for guest_memfd's huge pages, as far as the kernel's exports allow.
+ * The functions that the series adds to mm/ or exports, as far as modules can have them with the stock kernel's exports.
  */
 #ifndef GMEM_MODULES_MM_H
 #define GMEM_MODULES_MM_H
@@ -9,6 +9,15 @@
 #include <linux/gfp.h>
 #include <linux/pagemap.h>
 
+/* Drain this CPU's LRU caches, as releasing even an empty batch does. */
+static inline void lru_add_drain(void)
+{
+	struct folio_batch fbatch;
+
+	folio_batch_init(&fbatch);
+	__folio_batch_release(&fbatch);
+}
+
 /* The NUMA policy of the task applies to chunks of 2 MiB, not that of the file. */
 #define mpol_alloc_pages(gfp, order, pol, ilx, nid)	alloc_pages(gfp, order)
 
@@ -16,7 +25,6 @@
 static inline int filemap_add_pages(struct address_space *mapping, struct page *pages, unsigned int nr, pgoff_t index,
 				    gfp_t gfp)
 {
-	struct folio_batch fbatch;
 	unsigned int added, i;
 	int err = 0;
 
@@ -31,9 +39,7 @@ static inline int filemap_add_pages(struct address_space *mapping, struct page *
 	for (i = 0; i < nr; i++)
 		folio_put(page_folio(pages + i));
 
-	/* Releasing an empty batch drains the caches. */
-	folio_batch_init(&fbatch);
-	__folio_batch_release(&fbatch);
+	lru_add_drain();
 	return err;
 }
 
