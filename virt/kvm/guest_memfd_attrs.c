@@ -1,16 +1,14 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Which pages of a guest_memfd are private.
+ * Track which pages of a guest_memfd are private.
  *
- * Updates have two steps, because a conversion must not run out of memory once
- * it has zapped guest mappings.  kvm_gmem_attrs_prepare() adds the nodes that the
- * edges of the range need, without changing any page.  kvm_gmem_attrs_commit()
- * flips bits and detaches nodes, and cannot fail.  Its cost depends on the height
- * of the tree, not on the size or contents of the range, as it detaches whole
- * subtrees.  kvm_gmem_attrs_finish() frees them, after the lock has been dropped.
- *
- * Storing to a maple tree frees all ranges that are overwritten in one go, which
- * can be millions, and charges what it allocates only in part to a memory cgroup.
+ * Updates have two steps, because a conversion must not run out of memory after
+ * it has zapped guest mappings.  kvm_gmem_attrs_prepare() adds the nodes that
+ * the edges of the range need, without changing any page.
+ * kvm_gmem_attrs_commit() flips bits and detaches nodes, and cannot fail.  Its
+ * cost depends on the height of the tree, not on the size or contents of the
+ * range, as it detaches whole subtrees.  kvm_gmem_attrs_finish() frees them,
+ * after the lock has been dropped.
  */
 #include <kunit/static_stub.h>
 #include <kunit/visibility.h>
@@ -102,8 +100,8 @@ void kvm_gmem_attrs_init(struct kvm_gmem_attrs *attrs, struct rw_semaphore *lock
 EXPORT_SYMBOL_IF_KUNIT(kvm_gmem_attrs_init);
 
 /*
- * Find the leaf or the uniform slot that has the page.  If a slot has no child,
- * its bit is at least as new as the absence of the child, see
+ * Find the leaf or the uniform slot that contains the page.  If a slot has no
+ * child, its bit is at least as new as the absence of the child, see
  * kvm_gmem_attrs_set_slot().
  */
 bool kvm_gmem_attrs_find(struct kvm_gmem_attrs *attrs, pgoff_t index,
@@ -111,6 +109,9 @@ bool kvm_gmem_attrs_find(struct kvm_gmem_attrs *attrs, pgoff_t index,
 {
 	struct kvm_gmem_attrs_node *node = &attrs->root, *child;
 	unsigned int slot, shift;
+
+	RCU_LOCKDEP_WARN(!rcu_read_lock_held() && !lockdep_is_held(attrs->lock),
+			 "attributes are looked up without protection");
 
 	for (; node->level; node = child) {
 		slot = kvm_gmem_attrs_slot(index, node->level);
@@ -134,7 +135,7 @@ bool kvm_gmem_attrs_find(struct kvm_gmem_attrs *attrs, pgoff_t index,
 }
 EXPORT_SYMBOL_IF_KUNIT(kvm_gmem_attrs_find);
 
-/* Stable only as long as the lock is held. */
+/* The result is stable only while the lock is held. */
 bool kvm_gmem_attrs_is_private(struct kvm_gmem_attrs *attrs, pgoff_t index)
 {
 	struct kvm_gmem_attrs_span span;
@@ -195,7 +196,7 @@ static pgoff_t kvm_gmem_attrs_last(struct kvm_gmem_attrs *attrs, pgoff_t last,
 	}
 }
 
-/* Stable only as long as the lock is held. */
+/* The result is stable only while the lock is held. */
 bool kvm_gmem_attrs_range_is(struct kvm_gmem_attrs *attrs, pgoff_t start,
 			     pgoff_t last, bool private)
 {
@@ -260,7 +261,7 @@ static void kvm_gmem_attrs_prune(struct kvm_gmem_attrs_update *update, pgoff_t i
 	}
 }
 
-/* Detach uniform nodes of the last update, unless this one needs them. */
+/* Detach uniform nodes left by the last update, unless this one needs them. */
 static void kvm_gmem_attrs_prune_lazy(struct kvm_gmem_attrs_update *update)
 {
 	pgoff_t *lazy = update->attrs->lazy;
@@ -277,7 +278,7 @@ VISIBLE_IF_KUNIT struct kvm_gmem_attrs_node *kvm_gmem_attrs_alloc_node(void)
 {
 	KUNIT_STATIC_STUB_REDIRECT(kvm_gmem_attrs_alloc_node);
 
-	/* Fail the request rather than OOM-kill if a memory cgroup is at its limit. */
+	/* Fail rather than OOM-kill if a memory cgroup is at its limit. */
 	return kmem_cache_alloc(kvm_gmem_attrs_cachep, GFP_KERNEL | __GFP_RETRY_MAYFAIL);
 }
 EXPORT_SYMBOL_IF_KUNIT(kvm_gmem_attrs_alloc_node);
@@ -429,7 +430,7 @@ static void kvm_gmem_attrs_account(struct kvm_gmem_attrs *attrs,
 			node->nr_edges += sign;
 }
 
-/* The depth of the recursion is bounded, leaves are at most seven levels down. */
+/* The recursion is bounded, as leaves are at most seven levels down. */
 static void kvm_gmem_attrs_set(struct kvm_gmem_attrs_update *update,
 			       struct kvm_gmem_attrs_node *node,
 			       pgoff_t start, pgoff_t last, bool private)
@@ -447,7 +448,7 @@ static void kvm_gmem_attrs_set(struct kvm_gmem_attrs_update *update,
 	lo = kvm_gmem_attrs_slot(start, node->level);
 	hi = kvm_gmem_attrs_slot(last, node->level);
 
-	/* Edges between slots don't change if no page next to one does. */
+	/* Edges between slots don't change if no adjacent page does. */
 	child = lo == hi ? kvm_gmem_attrs_child(update->attrs, node, lo) : NULL;
 	if (child && (!lo || start & (BIT(shift) - 1)) &&
 	    (hi == KVM_GMEM_ATTRS_NR_SLOTS - 1 || ~last & (BIT(shift) - 1))) {
@@ -497,7 +498,7 @@ pgoff_t kvm_gmem_attrs_commit(struct kvm_gmem_attrs_update *update, bool private
 	attrs->lazy[0] = update->start;
 	attrs->lazy[1] = min(update->last + 1, attrs->last);
 
-	/* Pages beyond the end of the file follow the last one. */
+	/* Pages beyond the end of the file have the last one's attribute. */
 	end = BIT(kvm_gmem_attrs_node_shift(root->level)) - 1;
 	if (update->last == attrs->last)
 		update->last = end;
@@ -520,7 +521,7 @@ static void kvm_gmem_attrs_detach_children(struct kvm_gmem_attrs_update *update,
 	unsigned int slot;
 
 	for (slot = 0; node->level && slot < KVM_GMEM_ATTRS_NR_SLOTS; slot++) {
-		/* The node is detached, its children can no longer change. */
+		/* The node is detached, so its children can't change. */
 		child = rcu_dereference_protected(node->child[slot], true);
 		if (child) {
 			child->next_detached = update->detached;

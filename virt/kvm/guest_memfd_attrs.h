@@ -3,6 +3,7 @@
 #define __KVM_GUEST_MEMFD_ATTRS_H__
 
 #include <linux/bitops.h>
+#include <linux/lockdep.h>
 #include <linux/rwsem.h>
 #include <linux/types.h>
 
@@ -20,8 +21,8 @@
  *
  * @nr_private and @nr_edges count private pages below the node, and pages that
  * differ from the next one.  A node without edges is uniform.  It is kept until
- * the next update elsewhere in the file, so that pages which are converted back
- * and forth don't allocate and free it each time.
+ * the next update elsewhere in the file, so that converting pages back and
+ * forth doesn't allocate and free it each time.
  */
 struct kvm_gmem_attrs_node {
 	union {
@@ -39,8 +40,9 @@ struct kvm_gmem_attrs_node {
 };
 
 /*
- * Which pages of a guest_memfd are private: a radix tree of fixed height, whose
- * leaves are bitmaps.  All indices are in pages, all ranges include @last.
+ * The private vs. shared state of all pages of a guest_memfd: a radix tree of
+ * fixed height, whose leaves are bitmaps.  All indices are in pages, all ranges
+ * include @last.
  *
  * Hold @lock for write to update.  Reading is safe under RCU, but the result is
  * stable only while @lock is held.
@@ -70,8 +72,8 @@ struct kvm_gmem_attrs_update {
 };
 
 /*
- * Pages from @start up to, but not including, @end: those of a leaf, or a uniform
- * range if @leaf is NULL.  All zeroes is an empty span.
+ * Pages from @start up to, but not including, @end: those of a leaf, or a
+ * uniform range if @leaf is NULL.  A zeroed span is empty.
  */
 struct kvm_gmem_attrs_span {
 	const struct kvm_gmem_attrs_node *leaf;
@@ -98,13 +100,15 @@ bool kvm_gmem_attrs_find(struct kvm_gmem_attrs *attrs, pgoff_t index,
 			 struct kvm_gmem_attrs_span *span);
 
 /*
- * Test the attribute of a page in a walk in ascending order, with the lock held.
- * @span caches the last lookup, start with an empty one.
+ * Test the attribute of a page while walking in ascending order, with the lock
+ * held.  @span caches the last lookup, start with an empty one.
  */
 static inline bool kvm_gmem_attrs_span_is(struct kvm_gmem_attrs *attrs,
 					  struct kvm_gmem_attrs_span *span,
 					  pgoff_t index, bool private)
 {
+	lockdep_assert_held(attrs->lock);
+
 	if (index >= span->end)
 		kvm_gmem_attrs_find(attrs, index, span);
 

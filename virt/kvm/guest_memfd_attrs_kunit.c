@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * KUnit tests for the store of which pages of a guest_memfd are private, with a
- * plain array as the model.
+ * KUnit tests for the store that tracks which pages of a guest_memfd are
+ * private, with a plain array as the model.
  */
 #include <kunit/static_stub.h>
 #include <kunit/test.h>
@@ -16,13 +16,13 @@
 #define LEAF_PAGES	KVM_GMEM_ATTRS_LEAF_PAGES
 /* A full node of the level above the leaves. */
 #define NODE_PAGES	(LEAF_PAGES * KVM_GMEM_ATTRS_NR_SLOTS)
-/* As many as fit into a file, going by the largest loff_t. */
+/* The most that fit into a file, given the largest loff_t. */
 #define HUGE_PAGES	BIT(63 - PAGE_SHIFT)
 /* Each edge of an update needs one node on each level below the root. */
 #define HUGE_NODES	14
 #define MANY_LEAVES	100000
 
-/* The model is a window of @nr pages from @base; @outside is what others are. */
+/* The model covers @nr pages from @base; all others have attribute @outside. */
 struct attrs_test {
 	struct kvm_gmem_attrs attrs;
 	struct rw_semaphore lock;
@@ -41,7 +41,7 @@ struct attrs_test {
 	bool flips;
 };
 
-/* KVM has a cache of its own only if there is hardware virtualization. */
+/* KVM creates its own cache only if there is hardware virtualization. */
 static struct kvm_gmem_attrs_node *attrs_test_alloc_node(void)
 {
 	struct attrs_test *t = kunit_get_current_test()->priv;
@@ -120,7 +120,7 @@ static int attrs_test_store(struct attrs_test *t, pgoff_t start, pgoff_t last, b
 	return ret;
 }
 
-/* Count the nodes below @node, and those that have no reason to be there. */
+/* Count the nodes below @node, and those that are uniform, i.e. not needed. */
 static unsigned int attrs_test_count(struct kvm_gmem_attrs_node *node,
 				     unsigned int *nr_uniform)
 {
@@ -137,7 +137,7 @@ static unsigned int attrs_test_count(struct kvm_gmem_attrs_node *node,
 	return nr;
 }
 
-/* Check pages and what is counted, and return the number of nodes. */
+/* Check pages and counters, and return the number of nodes. */
 static unsigned int attrs_test_check(struct kunit *test)
 {
 	struct attrs_test *t = test->priv;
@@ -216,7 +216,7 @@ static void attrs_test_check_range(struct kunit *test, unsigned int first,
 							       t->base + last, private));
 }
 
-/* From any contents of a window around @index, make any one update. */
+/* Try each update with each content of a window around @index. */
 static void attrs_test_edge(struct kunit *test, pgoff_t nr_pages, pgoff_t index)
 {
 	pgoff_t base = index > 2 ? index - 2 : 0;
@@ -367,7 +367,7 @@ static void attrs_test_many_leaves(struct kunit *test)
 
 	KUNIT_ASSERT_EQ(test, 0, attrs_test_store(t, 0, last, false));
 	KUNIT_EXPECT_EQ(test, t->nr_changed, MANY_LEAVES);
-	/* What is done under the lock must not depend on the number of nodes. */
+	/* The work under the lock must not depend on the number of nodes. */
 	KUNIT_EXPECT_LE(test, t->nr_detached, KVM_GMEM_ATTRS_NR_SLOTS);
 	attrs_test_check(test);
 }
@@ -393,7 +393,7 @@ static int attrs_test_reader(void *data)
 	return nr_wrong;
 }
 
-/* Only within write sections of @seq does the page RACE_FLIPS change. */
+/* The page RACE_FLIPS changes only within write sections of @seq. */
 static void attrs_test_readers(struct kunit *test)
 {
 	static const struct { pgoff_t start, last; } ranges[] = {

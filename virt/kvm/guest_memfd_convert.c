@@ -4,14 +4,16 @@
  *
  * A conversion holds the file's invalidate lock for write, which blocks faults
  * on the file by guests and by host userspace.  If a page is in use, drop the
- * lock for a while and start over.  Do all that can fail without harm before
- * anything is changed.  Only step 4 can still fail after that, and kills the VM:
+ * lock for a while and start over.  Do everything that can fail without harm
+ * before changing anything.  After that, only step 4 can still fail, which
+ * kills the VM:
  *
  * 1. Allocate memory for the store of the attributes.
  * 2. To private: drop all host references to the pages.
  * 3. Zap guest mappings of the old attribute.  Guests can't fault them back in
  *    until the conversion is done.
- * 4. To shared: have the architecture release the pages to the host.
+ * 4. To shared: release the pages to the host, by calling into the
+ *    architecture.
  * 5. Store the new attributes and drop the lock.
  */
 #include <linux/kvm_host.h>
@@ -70,21 +72,21 @@ struct folio *kvm_gmem_next_change(struct kvm_gmem_change_iter *iter)
 }
 
 #ifdef CONFIG_HAVE_KVM_ARCH_GMEM_RECLAIM
-static int kvm_gmem_release_pages(struct kvm_gmem_conversion *c)
+static int kvm_gmem_reclaim_pages(struct kvm_gmem_conversion *c)
 {
 	struct folio *folio;
 	pgoff_t released = 0;
 	int r;
 
-	if (!GMEM_I(c->inode)->needs_release)
+	if (!GMEM_I(c->inode)->needs_reclaim)
 		return 0;
 
 	kvm_gmem_for_each_change(folio, c, c->first_change, c->last_change) {
-		/* A whole chunk has been released with its first page. */
+		/* Skip the rest of a chunk that was released as a whole. */
 		if (folio->index < released)
 			continue;
 
-		r = kvm_gmem_release_chunk(c->inode, folio, c->last_change);
+		r = kvm_gmem_reclaim_chunk(c->inode, folio, c->last_change);
 		if (r < 0)
 			return r;
 		if (r) {
@@ -102,7 +104,7 @@ static int kvm_gmem_release_pages(struct kvm_gmem_conversion *c)
 	return 0;
 }
 #else
-static int kvm_gmem_release_pages(struct kvm_gmem_conversion *c)
+static int kvm_gmem_reclaim_pages(struct kvm_gmem_conversion *c)
 {
 	return 0;
 }
@@ -125,7 +127,7 @@ static int kvm_gmem_make_shared(struct kvm_gmem_conversion *c)
 			return -EIO;
 	}
 
-	if (!kvm_gmem_release_pages(c))
+	if (!kvm_gmem_reclaim_pages(c))
 		return 0;
 
 	kvm_gmem_for_each_file(f, c->inode)
@@ -162,9 +164,10 @@ static int kvm_gmem_try_convert(struct kvm_gmem_conversion *c)
 	kvm_gmem_split_edges(c->inode, c->first_change, c->last_change + 1);
 
 	/*
-	 * Zap all in one go, including pages in between that already match.  The
-	 * filter spares those only if the MMU has separate roots for private
-	 * memory, as for TDX.  Otherwise the guest faults them in again.
+	 * Zap the whole range in one go, including pages that already match.
+	 * The filter spares those only if the MMU has separate roots for
+	 * private memory, as for TDX.  Otherwise the guest faults them in
+	 * again.
 	 */
 	kvm_gmem_invalidate_start(c->inode, c->first_change, c->last_change + 1,
 				  c->to_private ? KVM_FILTER_SHARED : KVM_FILTER_PRIVATE);
@@ -191,22 +194,19 @@ static void kvm_gmem_account(struct kvm_gmem_conversion *c, int r)
 {
 	struct kvm_vm_stat_generic *stat = &c->kvm->stat.generic;
 
-	/* The VM can have several files. */
-	KVM_MMU_LOCK(c->kvm);
 	if (r == -EAGAIN) {
-		stat->gmem_busy++;
+		atomic64_inc(&stat->gmem_busy);
 	} else if (r == -EHWPOISON) {
-		stat->gmem_poisoned++;
+		atomic64_inc(&stat->gmem_poisoned);
 	} else if (r || !c->nr_changed) {
 		/* Nothing to account. */
 	} else if (c->to_private) {
-		stat->gmem_to_private++;
-		stat->gmem_pages_to_private += c->nr_changed;
+		atomic64_inc(&stat->gmem_to_private);
+		atomic64_add(c->nr_changed, &stat->gmem_pages_to_private);
 	} else {
-		stat->gmem_to_shared++;
-		stat->gmem_pages_to_shared += c->nr_changed;
+		atomic64_inc(&stat->gmem_to_shared);
+		atomic64_add(c->nr_changed, &stat->gmem_pages_to_shared);
 	}
-	KVM_MMU_UNLOCK(c->kvm);
 }
 #else
 static void kvm_gmem_account(struct kvm_gmem_conversion *c, int r) { }
@@ -230,8 +230,8 @@ static int kvm_gmem_convert(struct kvm_gmem_conversion *c)
 		kvm_gmem_wait_unlocked(c);
 	}
 
-	kvm_gmem_account(c, r);
 	up_write(lock);
+	kvm_gmem_account(c, r);
 
 	kvm_gmem_attrs_finish(&c->update);
 	if (!r)
@@ -294,7 +294,7 @@ static int kvm_gmem_set_attributes(struct file *file,
 	last = start + (attrs.size >> PAGE_SHIFT) - 1;
 	to_private = attrs.attributes & KVM_MEMORY_ATTRIBUTE_PRIVATE;
 
-	/* Do nothing if the attributes already match, taking the lock blocks faults. */
+	/* Don't take the lock, which blocks faults, if attributes match. */
 	if (kvm_gmem_attrs_range_is(&GMEM_I(inode)->attrs, start, last, to_private)) {
 		trace_kvm_gmem_convert(inode->i_ino, start, last - start + 1,
 				       to_private, 0, 0, 0, 0, start);

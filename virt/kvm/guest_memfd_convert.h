@@ -41,10 +41,10 @@ struct kvm_gmem_conversion {
 
 /*
  * Iterate over allocated pages that a conversion changes, in ascending order.
- * Don't take references, memory_failure() would fail on a page with a reference
+ * Don't take references, as memory_failure() fails on a page with a reference
  * that it can't explain.  The invalidate lock, held for write, and
- * kvm_gmem_release_folio() keep pages in the file, and thus the nodes of the page
- * cache's tree, so the caller may sleep.
+ * kvm_gmem_release_folio() keep pages in the file, and thus the nodes of the
+ * page cache's tree, so the caller may sleep.
  */
 struct kvm_gmem_change_iter {
 	struct kvm_gmem_conversion *c;

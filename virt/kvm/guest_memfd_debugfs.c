@@ -1,15 +1,16 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * gmem_map in the VM's debugfs folder: which memory of its guest_memfds is private,
- * and how much of it is allocated.
+ * gmem_map in the VM's debugfs directory shows which memory of its guest_memfds
+ * is private, and how much of it is allocated.
  *
- * Don't hold anything between two lines, the reader may be in no hurry.  Go on by
- * the file's ID and the offset, so files can be closed and created in the meantime.
- * Each line is true when it is made, but memory can change before the next one.
+ * Don't hold anything between two lines, as the reader may take its time.
+ * Resume by the file's ID and the offset, so that files can be closed and
+ * created in the meantime.  Each line is accurate when it is generated, but
+ * memory can change before the next one.
  *
- * debugfs waits for readers before it removes a file, and removing it is the first
- * step of destroying a VM.  So there is a VM while its map is being read, and a map
- * that is merely open does not keep the VM.
+ * debugfs waits for readers before it removes a file, and removing it is the
+ * first step of destroying a VM.  Thus the VM exists while its map is being
+ * read, but a map that is merely open does not keep the VM alive.
  */
 #include <linux/debugfs.h>
 #include <linux/kvm_host.h>
@@ -21,15 +22,16 @@
 #include "guest_memfd.h"
 
 /*
- * Count the pages of only one block for each line, as conversions wait meanwhile.
- * Blocks without any page take no time, so a line can cover many of them.
+ * Count the pages of only one block for each line, as conversions have to wait
+ * meanwhile.  Blocks without pages take no time, so a line can cover many of
+ * them.
  */
 #define KVM_GMEM_MAP_BLOCK	512
 
 struct kvm_gmem_map_iter {
 	struct kvm *kvm;
 
-	/* Where the line begins.  Skip IDs whose file is gone. */
+	/* The start of the line.  Skip IDs whose file is gone. */
 	unsigned long id;
 	pgoff_t index;
 
@@ -49,7 +51,7 @@ static struct inode *kvm_gmem_map_get_inode(struct kvm_gmem_map_iter *iter)
 	unsigned long id = iter->id;
 	struct gmem_file *f;
 
-	/* Files are removed with the lock held, and hold the inode until then. */
+	/* Files are removed with the lock held, and pin inodes until then. */
 	xa_lock(files);
 	f = xa_find(files, &id, ULONG_MAX, XA_PRESENT);
 	if (f) {
@@ -65,7 +67,7 @@ static struct inode *kvm_gmem_map_get_inode(struct kvm_gmem_map_iter *iter)
 	return inode;
 }
 
-/* Don't take references to pages, it would make them look as if in use. */
+/* Don't take references to pages, which would make them look in use. */
 static void kvm_gmem_map_count(struct kvm_gmem_map_iter *iter,
 			       struct address_space *mapping)
 {
@@ -99,7 +101,7 @@ static void kvm_gmem_map_fill(struct kvm_gmem_map_iter *iter, struct inode *inod
 	iter->nr_allocated = 0;
 	iter->nr_poisoned = 0;
 
-	/* End before the next block with pages, or with this one. */
+	/* End before the next block with pages, or at the end of this one. */
 	if (xa_find(&mapping->i_pages, &present, iter->last, XA_PRESENT)) {
 		block = round_down(present, KVM_GMEM_MAP_BLOCK);
 		has_pages = block <= iter->index;
@@ -134,7 +136,7 @@ static void *kvm_gmem_map_line(struct kvm_gmem_map_iter *iter)
 	return r ? ERR_PTR(r) : iter;
 }
 
-/* Unless it is the first one, the line is where the last read has stopped. */
+/* Resume where the last read stopped, or start with the first line. */
 static void *kvm_gmem_map_start(struct seq_file *m, loff_t *pos)
 {
 	struct kvm_gmem_map_iter *iter = m->private;

@@ -3,9 +3,9 @@
  * /proc/<pid>/fdinfo/<fd> of a guest_memfd.
  *
  * Monitoring agents read this, so the cost must not depend on the size or the
- * fragmentation of the file.  Take neither the invalidate lock, which would stall
- * guests, nor references to pages, which would make them look as if in use.  The
- * numbers may be inconsistent with each other while the file changes.
+ * fragmentation of the file.  Take neither the invalidate lock, which would
+ * stall guests, nor references to pages, which would make them look in use.
+ * The numbers may be inconsistent with each other while the file changes.
  */
 #include <linux/kvm_host.h>
 #include <linux/pagemap.h>

@@ -4,8 +4,9 @@
  *
  * Memory is allocated in chunks that are physically contiguous and aligned, and
  * goes into the page cache as single pages.  There are no large folios, i.e.
- * nothing to split or merge, and all that concerns one page (conversions, holes,
- * memory errors, references) works as if there were no chunks.
+ * nothing to split or merge, and everything that concerns a single page
+ * (conversions, holes, memory errors, references) works as if there were no
+ * chunks.
  */
 #include <linux/hash.h>
 #include <linux/kvm_host.h>
@@ -20,8 +21,8 @@
 #include "kvm_mm.h"
 
 /*
- * Marks the first page of a chunk of which nothing has been punched.  cachestat()
- * counts it as dirty, but nothing else looks at it.
+ * Marks the first page of a chunk of which no page has been punched.
+ * cachestat() counts the page as dirty, but nothing else uses the tag.
  */
 #define KVM_GMEM_TAG_CHUNK	PAGECACHE_TAG_DIRTY
 
@@ -29,9 +30,9 @@ static bool kvm_gmem_hugepages;
 module_param_named(gmem_hugepages, kvm_gmem_hugepages, bool, 0644);
 
 /*
- * Taken under the invalidate lock, to have a chunk allocated and cleared once
- * if many vCPUs touch it at the same time.  Don't wait for folio locks while
- * holding one.
+ * Taken under the invalidate lock, so that a chunk is allocated and cleared
+ * only once if many vCPUs touch it at the same time.  Don't wait for folio
+ * locks while holding a chunk lock.
  */
 #define KVM_GMEM_CHUNK_LOCK_BITS	6
 static struct mutex kvm_gmem_chunk_locks[BIT(KVM_GMEM_CHUNK_LOCK_BITS)];
@@ -57,13 +58,13 @@ static struct mutex *kvm_gmem_chunk_lock(struct inode *inode, pgoff_t index)
  */
 void kvm_gmem_lock_chunk(struct inode *inode, pgoff_t index)
 {
-	if (GMEM_I(inode)->hugepages && GMEM_I(inode)->needs_release)
+	if (GMEM_I(inode)->hugepages && GMEM_I(inode)->needs_reclaim)
 		mutex_lock(kvm_gmem_chunk_lock(inode, index));
 }
 
 void kvm_gmem_unlock_chunk(struct inode *inode, pgoff_t index)
 {
-	if (GMEM_I(inode)->hugepages && GMEM_I(inode)->needs_release)
+	if (GMEM_I(inode)->hugepages && GMEM_I(inode)->needs_reclaim)
 		mutex_unlock(kvm_gmem_chunk_lock(inode, index));
 }
 
@@ -151,7 +152,7 @@ struct folio *kvm_gmem_alloc_chunk(struct inode *inode, pgoff_t index)
 }
 
 /*
- * Check the pages themselves, the mark is only a hint.  Pages can be added
+ * Check the pages themselves, as the mark is only a hint.  Pages can be added
  * concurrently, but not removed while the invalidate lock is held.
  */
 static bool kvm_gmem_chunk_is_contiguous(struct address_space *mapping,
@@ -188,10 +189,11 @@ static bool kvm_gmem_chunk_is_poisoned(struct address_space *mapping, pgoff_t fi
 }
 
 /*
- * Return the order at which a guest can map the page at @index, which depends on
- * all pages of its chunk.  The result is valid as long as mmu_invalidate_seq,
- * sampled with the invalidate lock held, does not change.  For that, a change to
- * any page is announced for its chunk, see kvm_gmem_announce_chunks().
+ * Return the order at which a guest can map the page at @index, which depends
+ * on all pages of its chunk.  The result is valid as long as
+ * mmu_invalidate_seq, sampled with the invalidate lock held, does not change.
+ * To that end, a change to any page is announced for its whole chunk, see
+ * kvm_gmem_announce_chunks().
  */
 int kvm_gmem_max_order(struct inode *inode, const struct kvm_memory_slot *slot,
 		       pgoff_t index, kvm_pfn_t pfn)
@@ -212,7 +214,7 @@ int kvm_gmem_max_order(struct inode *inode, const struct kvm_memory_slot *slot,
 	    first < slot->gmem.pgoff || last >= slot->gmem.pgoff + slot->npages)
 		return 0;
 
-	/* Don't check all pages for each one that a hole has left behind. */
+	/* Don't check all pages if the chunk is known to have a hole. */
 	if (!xa_get_mark(&inode->i_mapping->i_pages, first, KVM_GMEM_TAG_CHUNK))
 		return 0;
 
@@ -227,9 +229,9 @@ int kvm_gmem_max_order(struct inode *inode, const struct kvm_memory_slot *slot,
 }
 
 /*
- * Make faults on all pages of a chunk retry if @range has one of them, such a
- * fault may be about to map the whole chunk.  A huge page needs the whole chunk in
- * one memslot, so other memslots don't matter.
+ * Make faults on all pages of a chunk retry if @range contains one of them, as
+ * such a fault may be about to map the whole chunk.  A huge page needs the
+ * whole chunk in one memslot, so other memslots don't matter.
  */
 void kvm_gmem_announce_chunks(struct kvm *kvm, const struct kvm_gfn_range *range)
 {
@@ -237,7 +239,7 @@ void kvm_gmem_announce_chunks(struct kvm *kvm, const struct kvm_gfn_range *range
 
 	lockdep_assert_held_write(&kvm->mmu_lock);
 
-	/* Without an inode the file is being closed, @range is the whole slot. */
+	/* Without an inode, the file is being closed: @range is the slot. */
 	if (!inode || !GMEM_I(inode)->hugepages)
 		return;
 
@@ -271,8 +273,8 @@ bool kvm_gmem_chunk_is_whole(const struct kvm_memory_slot *slot, gfn_t gfn,
 }
 
 /*
- * Check that no fault can map a page of the range anymore, nor a chunk that has
- * such a page.
+ * Check that no fault can still map a page of the range, or a chunk that
+ * contains such a page.
  */
 void kvm_gmem_prove_announced(struct inode *inode, pgoff_t start, pgoff_t end)
 {
@@ -302,11 +304,6 @@ void kvm_gmem_prove_announced(struct inode *inode, pgoff_t start, pgoff_t end)
 }
 #endif
 
-void __weak kvm_arch_gmem_split_mapping(struct kvm *kvm, struct kvm_memory_slot *slot,
-					gfn_t gfn)
-{
-}
-
 static void kvm_gmem_split_chunk(struct inode *inode, pgoff_t index)
 {
 	struct kvm_memory_slot *slot;
@@ -321,9 +318,9 @@ static void kvm_gmem_split_chunk(struct inode *inode, pgoff_t index)
 }
 
 /*
- * Split huge mappings that are about to be zapped in part, so that the guest keeps
- * the rest.  It does no harm if this fails, or if a fault undoes it: zapping
- * removes huge pages as a whole, and the guest faults the rest back in.
+ * Split huge mappings that are about to be zapped in part, so that the rest
+ * stays mapped.  It does no harm if splitting fails, or if a fault undoes it:
+ * zapping removes huge pages as a whole, and the guest faults the rest back in.
  */
 void kvm_gmem_split_edges(struct inode *inode, pgoff_t start, pgoff_t end)
 {
@@ -341,11 +338,11 @@ void kvm_gmem_split_edges(struct inode *inode, pgoff_t start, pgoff_t end)
 
 #ifdef CONFIG_HAVE_KVM_ARCH_GMEM_RECLAIM
 /*
- * Have the architecture release all of the chunk that begins with @folio, if all
- * of it becomes shared.  Return the number of pages, 0 if it has to be done page
- * by page.
+ * Release the whole chunk that begins with @folio in one go, if all of it
+ * becomes shared.  Return the number of pages released, or 0 if the caller has
+ * to release them one by one.
  */
-int kvm_gmem_release_chunk(struct inode *inode, struct folio *folio, pgoff_t last)
+int kvm_gmem_reclaim_chunk(struct inode *inode, struct folio *folio, pgoff_t last)
 {
 	pgoff_t first = folio->index, last_of_chunk = first + KVM_GMEM_CHUNK_MASK;
 	int r;
@@ -369,7 +366,7 @@ int kvm_gmem_release_chunk(struct inode *inode, struct folio *folio, pgoff_t las
 }
 #endif
 
-/* Pages of a range are about to be removed. */
+/* Clear the marks of chunks from which pages are about to be removed. */
 void kvm_gmem_punch_chunks(struct inode *inode, pgoff_t start, pgoff_t end)
 {
 	struct xarray *pages = &inode->i_mapping->i_pages;

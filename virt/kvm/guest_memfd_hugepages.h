@@ -10,7 +10,7 @@
 struct seq_file;
 
 /*
- * A chunk is an aligned piece of a file, as large as the guest can map with one
+ * A chunk is an aligned piece of a file that a guest can map with a single
  * entry of a page table above the lowest level.
  */
 #define KVM_GMEM_CHUNK_ORDER	(PMD_SHIFT - PAGE_SHIFT)
@@ -24,7 +24,7 @@ bool kvm_gmem_use_hugepages(void);
 struct folio *kvm_gmem_alloc_chunk(struct inode *inode, pgoff_t index);
 void kvm_gmem_lock_chunk(struct inode *inode, pgoff_t index);
 void kvm_gmem_unlock_chunk(struct inode *inode, pgoff_t index);
-int kvm_gmem_release_chunk(struct inode *inode, struct folio *folio, pgoff_t last);
+int kvm_gmem_reclaim_chunk(struct inode *inode, struct folio *folio, pgoff_t last);
 void kvm_gmem_punch_chunks(struct inode *inode, pgoff_t start, pgoff_t end);
 int kvm_gmem_max_order(struct inode *inode, const struct kvm_memory_slot *slot,
 		       pgoff_t index, kvm_pfn_t pfn);
@@ -47,7 +47,7 @@ static inline struct folio *kvm_gmem_alloc_chunk(struct inode *inode, pgoff_t in
 static inline void kvm_gmem_lock_chunk(struct inode *inode, pgoff_t index) { }
 static inline void kvm_gmem_unlock_chunk(struct inode *inode, pgoff_t index) { }
 
-static inline int kvm_gmem_release_chunk(struct inode *inode, struct folio *folio,
+static inline int kvm_gmem_reclaim_chunk(struct inode *inode, struct folio *folio,
 					 pgoff_t last)
 {
 	return 0;

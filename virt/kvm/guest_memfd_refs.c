@@ -3,9 +3,10 @@
  * Drop the host's references to pages of a guest_memfd before a conversion makes
  * them private.
  *
- * A user of a page has a reference, which says nothing about whose it is and how
- * long it stays.  Page table entries can be removed, LRU caches can be drained,
- * and all others have to be waited for, see guest_memfd_wait.c.
+ * Each user of a page holds a reference, but the count doesn't tell who the
+ * users are or how long they stay.  Page table entries can be removed, LRU
+ * caches can be drained, and all other references have to be waited for, see
+ * guest_memfd_wait.c.
  */
 #include <linux/hrtimer.h>
 #include <linux/kvm_host.h>
@@ -18,7 +19,7 @@
 #include "guest_memfd.h"
 #include "guest_memfd_convert.h"
 
-/* Drains affect the whole machine, so all conversions share the budget. */
+/* Drains affect the whole system, so all conversions share the budget. */
 static struct kvm_gmem_drain_budget kvm_gmem_drain_budget;
 static DEFINE_SPINLOCK(kvm_gmem_drain_lock);
 
@@ -32,17 +33,17 @@ static bool kvm_gmem_folio_has_extra_refs(struct folio *folio)
 }
 
 /*
- * Return true if the host neither uses the page nor can begin to.  A fault in
- * flight turns its reference into that of a page table entry, so it is enough to
- * read the one counter that includes both.  The page cache has the reference
- * that remains, all folios are of order 0.
+ * Return true if the host neither uses the page nor can start to.  A fault in
+ * flight turns its reference into that of a page table entry, so reading the
+ * one counter that includes both is sufficient.  The page cache holds the one
+ * remaining reference, as all folios are of order 0.
  */
 static bool kvm_gmem_folio_is_unused(struct folio *folio)
 {
 	return folio_ref_count(folio) == 1;
 }
 
-/* Give the users of a page time to finish, little at first. */
+/* Give the users of a page time to finish, starting with a short nap. */
 static void kvm_gmem_nap(unsigned int state, unsigned int *nap_us)
 {
 	ktime_t nap = us_to_ktime(*nap_us);
@@ -67,7 +68,7 @@ static void kvm_gmem_drain_all(struct kvm_gmem_conversion *c, struct folio *foli
 	lru_cache_drain_for_folio(folio, 0, &drained);
 }
 
-/* The request succeeds, don't count its drains against the budget. */
+/* Don't count the drains of a successful request against the budget. */
 void kvm_gmem_host_refs_dropped(struct kvm_gmem_conversion *c)
 {
 	if (!c->nr_drains)
@@ -113,7 +114,7 @@ static int kvm_gmem_wait_locked(struct kvm_gmem_conversion *c, struct folio *fol
 
 	kvm_gmem_wait_for(&c->wait, start, folio->index);
 	do {
-		/* Not freezable, others wait for the lock. */
+		/* Not freezable, as other tasks wait for the lock. */
 		kvm_gmem_nap(TASK_KILLABLE, &nap_us);
 
 		if (kvm_gmem_wait_drain_due(&c->wait))
@@ -132,7 +133,7 @@ static int kvm_gmem_wait_locked(struct kvm_gmem_conversion *c, struct folio *fol
 	return fatal_signal_pending(current) ? -EINTR : -EAGAIN;
 }
 
-/* Drop all host references to the folio, which has some. */
+/* Drop all host references to a folio that has some. */
 static int kvm_gmem_drop_folio_refs(struct kvm_gmem_conversion *c, struct folio *folio)
 {
 	int r;
@@ -145,9 +146,9 @@ static int kvm_gmem_drop_folio_refs(struct kvm_gmem_conversion *c, struct folio 
 
 	/* Unmapping from an mlock()ed range puts the page into an LRU cache. */
 	if (!kvm_gmem_folio_is_unused(folio))
-		kvm_gmem_drain_local_lru();
+		lru_add_drain();
 
-	/* Drain once per attempt, there are no new users while the lock is held. */
+	/* Drain once per attempt, the lock keeps new users out. */
 	if (!kvm_gmem_folio_is_unused(folio) && !folio_test_hwpoison(folio) &&
 	    !c->drained)
 		kvm_gmem_drain_all(c, folio);
@@ -223,10 +224,10 @@ static int kvm_gmem_unmap_range(struct kvm_gmem_conversion *c, pgoff_t first,
 }
 
 /*
- * Check all pages with the host's mappings in place first, so that none is
- * unmapped in vain if one is in use for long.  If users come and go, unmap the
- * whole range at the start instead.  Otherwise, they use the next page while the
- * conversion waits for one.
+ * Check all pages with the host's mappings still in place first, so that no
+ * page is unmapped in vain if another one stays in use.  If users come and go,
+ * unmap the whole range first instead.  Otherwise, they move on to the next
+ * page while the conversion waits for one.
  */
 static int kvm_gmem_try_drop_host_refs(struct kvm_gmem_conversion *c)
 {
@@ -311,7 +312,7 @@ static bool kvm_gmem_page_in_use(struct kvm_gmem_conversion *c)
 	struct folio *folio;
 	bool in_use;
 
-	/* The lock keeps pages in the file, don't take a reference. */
+	/* Don't take a reference, the lock keeps pages in the file. */
 	if (!filemap_invalidate_trylock_shared(mapping))
 		return true;
 
@@ -322,9 +323,9 @@ static bool kvm_gmem_page_in_use(struct kvm_gmem_conversion *c)
 }
 
 /*
- * Let the users of the page at @c's error_index continue.  Try again as soon as
- * the page looks unused: a task that has just dropped references to some pages
- * has yet to take others.
+ * Sleep without the lock, so that the users of the page at @c's error_index can
+ * continue.  Try again as soon as the page looks unused: a task that has just
+ * dropped its references to some pages has yet to take others.
  */
 void kvm_gmem_wait_unlocked(struct kvm_gmem_conversion *c)
 {

@@ -1,18 +1,18 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * How long a conversion waits for pages that are in use on the host.
+ * Decide how long a conversion waits for pages in use on the host.
  *
- * References that go away by themselves must not fail a request, and one that
+ * References that go away by themselves must not fail a request, but one that
  * stays must be reported soon.  Only time tells them apart: GUP-fast and page
- * walkers hold a reference for microseconds, direct I/O for one request to a
- * disk, and all of them for longer if they are preempted.
+ * walkers hold a reference for microseconds, direct I/O for the duration of a
+ * disk request, and all of them for longer if they are preempted.
  *
  * With the invalidate lock held and the page unmapped there are no new users,
- * i.e. the page is unused as soon as its current users have run.  But vCPUs that
- * fault on the file wait for that lock, and so may the very task that has the
- * reference.  Hence, take turns with those who want the lock.
+ * i.e. the page is unused as soon as its current users have run.  But vCPUs
+ * that fault on the file wait for that lock, and so may the very task that
+ * holds the reference.  Hence, take turns with other tasks that want the lock.
  *
- * Nothing here knows pages, locks or a clock.
+ * Keep pages, locks and the clock out of this file, so that KUnit can test it.
  */
 #include <kunit/visibility.h>
 #include <linux/export.h>
@@ -22,45 +22,46 @@
 #include "guest_memfd_wait.h"
 
 /*
- * Report a page that has been in use, by the same users, for this long.  16
- * pinned pages, each of them unpinned when it is reported, must take less than
- * two seconds.
+ * Report a page that has been in use by the same users for this long.  Handling
+ * 16 pinned pages, each unpinned when it is reported, must take less than two
+ * seconds.
  */
 #define KVM_GMEM_WAIT_PAGE_NS		(100 * NSEC_PER_MSEC)
 
 /*
  * If users come and go, none of them blocks the conversion for good, but it
- * takes luck to find a moment without any.  Report a page after this long in
- * case a pin hides among them.
+ * takes luck to catch a moment without users.  Report a page after this long,
+ * in case one of the users is a long-term pin.
  */
 #define KVM_GMEM_WAIT_NS		(2 * NSEC_PER_SEC)
 
 /*
- * Count no more than this for the time between two looks at a page.  A look that
- * comes late, on a slow machine or after the task was frozen, must not use up
+ * Count the time between two looks at a page as no more than this.  A late
+ * look, e.g. on a slow machine or after the task was frozen, must not use up
  * the time of many.
  */
 #define KVM_GMEM_WAIT_STEP_NS		(1500 * NSEC_PER_USEC)
 
 /*
- * If others want the lock, wait for this long with the lock held, and then as
- * long without.  A longer turn is more likely to see the end of a request to a
- * disk, but keeps vCPUs waiting.
+ * If other tasks want the lock, wait for this long with the lock held, and then
+ * for the same time without it.  A longer turn is more likely to outlast a disk
+ * request, but keeps vCPUs waiting.
  */
 #define KVM_GMEM_WAIT_TURN_NS		(1500 * NSEC_PER_USEC)
 
 /*
- * Pages enter LRU caches without a fault, too, e.g. by munlock() or when reclaim
- * puts them back.  Drain again after so many looks with the lock held.
+ * Pages enter LRU caches without a fault, too, e.g. by munlock() or when
+ * reclaim puts them back.  Drain again after this many looks with the lock
+ * held.
  */
 #define KVM_GMEM_WAIT_DRAIN_LOOKS	16
 
 /*
  * Draining the LRU caches of all CPUs takes tens of microseconds from each CPU,
- * i.e. from tasks that have nothing to do with the VM.  Drains that let a
- * conversion succeed are no more than what other users of memory cause.  Limit
- * all others to one in this time for the whole machine, so that failing requests
- * don't slow it down, and allow a few in a row.
+ * i.e. from tasks that have nothing to do with the VM.  Drains that make a
+ * conversion succeed are no worse than those that other users of memory cause.
+ * Limit all others to one per interval, system-wide, so that failing requests
+ * don't slow the system down, but allow a few in a row.
  */
 #define KVM_GMEM_DRAIN_INTERVAL_NS	(50 * NSEC_PER_MSEC)
 #define KVM_GMEM_DRAIN_BURST		4
@@ -74,7 +75,7 @@ static void kvm_gmem_wait_advance(struct kvm_gmem_wait *wait, u64 now)
 	wait->total_ns += step;
 }
 
-/* Start, or continue, to wait for a page with the lock held. */
+/* Start or continue waiting for a page with the lock held. */
 void kvm_gmem_wait_for(struct kvm_gmem_wait *wait, u64 now, unsigned long page)
 {
 	if (!wait->waiting || wait->page != page) {
@@ -118,14 +119,14 @@ bool kvm_gmem_wait_expired(const struct kvm_gmem_wait *wait)
 }
 EXPORT_SYMBOL_IF_KUNIT(kvm_gmem_wait_expired);
 
-/* Users of the page have come or gone, i.e. it may not be pinned for good. */
+/* Start over: users have changed, so the page may not be pinned for good. */
 void kvm_gmem_wait_users_changed(struct kvm_gmem_wait *wait)
 {
 	wait->page_ns = 0;
 }
 EXPORT_SYMBOL_IF_KUNIT(kvm_gmem_wait_users_changed);
 
-/* Start to wait without the lock. */
+/* Start waiting without the lock. */
 void kvm_gmem_wait_pause(struct kvm_gmem_wait *wait, u64 now)
 {
 	wait->last_look = now;
@@ -147,7 +148,7 @@ bool kvm_gmem_wait_paused(struct kvm_gmem_wait *wait, u64 now, bool in_use)
 }
 EXPORT_SYMBOL_IF_KUNIT(kvm_gmem_wait_paused);
 
-/* Return true if the budget allows to drain the LRU caches of all CPUs. */
+/* Return true if the budget allows draining the LRU caches of all CPUs. */
 bool kvm_gmem_drain_take(struct kvm_gmem_drain_budget *budget, u64 now)
 {
 	u64 until = max(budget->spent_until, now);
@@ -162,8 +163,8 @@ EXPORT_SYMBOL_IF_KUNIT(kvm_gmem_drain_take);
 
 /*
  * Return @nr drains to the budget, which was spent until @spent_until after the
- * last of them.  What lies before @now has come back already, and what lies
- * after @spent_until was spent by others.
+ * last of them.  Time before @now has already come back, and time after
+ * @spent_until was spent by others.
  */
 void kvm_gmem_drain_refund(struct kvm_gmem_drain_budget *budget, u64 now,
 			   unsigned int nr, u64 spent_until)

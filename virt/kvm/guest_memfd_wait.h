@@ -5,11 +5,12 @@
 #include <linux/types.h>
 
 /*
- * How long one request to make pages private has been waiting.  All times are in
- * ns of any one monotonic clock.
+ * Track how long one request to make pages private has been waiting.  All times
+ * are in ns, from one and the same monotonic clock.
  *
  * @page has been in use by the same users for @page_ns.  @total_ns is the time
- * waited for all pages.  @moved tells that @page is not the first one.
+ * waited for all pages.  @moved is set if @page is not the first page waited
+ * for.
  */
 struct kvm_gmem_wait {
 	bool waiting;
@@ -22,7 +23,7 @@ struct kvm_gmem_wait {
 	unsigned int hold_looks;
 };
 
-/* Up to when earlier drains of the LRU caches of all CPUs forbid further ones. */
+/* Time until which earlier drains of all CPUs' LRU caches spend the budget. */
 struct kvm_gmem_drain_budget {
 	u64 spent_until;
 };

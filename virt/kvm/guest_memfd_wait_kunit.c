@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * KUnit tests for how long a conversion waits for pages in use, and how often it
- * may drain LRU caches, with a clock of their own.
+ * KUnit tests for the time that a conversion waits for pages in use and for the
+ * rate of LRU cache drains, with a simulated clock.
  *
- * The limits are written out here, not shared with the code under test.
+ * The limits are spelled out here, not shared with the code under test.
  */
 #include <kunit/test.h>
 #include <linux/time64.h>
@@ -15,7 +15,7 @@
 #define TURN	(3 * MS / 2)
 #define STEP	(3 * MS / 2)
 
-/* More than any limit, e.g. how long a task may be preempted. */
+/* Longer than any limit, e.g. the time for which a task may be preempted. */
 #define LONG	(10000 * MS)
 
 struct wait_test {
@@ -186,7 +186,7 @@ static void wait_test_other_page(struct kunit *test)
 	wait_test_look_until(test, t->start + 90 * MS);
 	wait_test_begin(t, 8);
 	wait_test_look_until(test, t->start + 180 * MS);
-	/* What was waited for page 7 earlier is forgotten. */
+	/* The time waited for page 7 earlier is forgotten. */
 	wait_test_begin(t, 7);
 	wait_test_expires_at(test, t->start + 280 * MS);
 }
@@ -248,7 +248,7 @@ static void wait_test_drain_due(struct kunit *test)
 	}
 }
 
-/* Others want the lock, so there are few looks at each of many pages. */
+/* Other tasks want the lock, so there are few looks at each of many pages. */
 static void wait_test_all_pages_expire_contended(struct kunit *test)
 {
 	struct wait_test *t = test->priv;
@@ -286,7 +286,7 @@ static void wait_test_hold(struct kunit *test)
 	KUNIT_EXPECT_TRUE(test, wait_test_look(t, false));
 	KUNIT_EXPECT_FALSE(test, wait_test_look(t, true));
 
-	/* Each attempt has its own. */
+	/* Each attempt has its own limit. */
 	wait_test_begin(t, 7);
 	t->now += TURN - 1;
 	KUNIT_EXPECT_TRUE(test, wait_test_look(t, true));
@@ -331,14 +331,14 @@ static void wait_test_moved(struct kunit *test)
 	wait_test_begin(t, 8);
 	KUNIT_EXPECT_TRUE(test, t->wait.moved);
 
-	/* That there are such users is remembered. */
+	/* Once set, the flag stays set. */
 	wait_test_begin(t, 8);
 	KUNIT_EXPECT_TRUE(test, t->wait.moved);
 	wait_test_begin(t, 7);
 	KUNIT_EXPECT_TRUE(test, t->wait.moved);
 }
 
-/* Drain until that is refused; return how often it was not. */
+/* Drain until refused, and return the number of drains. */
 static unsigned int drain_test_burst(struct wait_test *t)
 {
 	unsigned int nr = 0;
@@ -385,7 +385,7 @@ static void drain_test_refund(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, drain_test_burst(t), 4);
 }
 
-/* Time has given back some or all of the drains already. */
+/* Some or all of the drains have already come back over time. */
 static void drain_test_late_refund(struct kunit *test)
 {
 	struct wait_test *t = test->priv;
@@ -400,7 +400,7 @@ static void drain_test_late_refund(struct kunit *test)
 	KUNIT_EXPECT_EQ(test, drain_test_burst(t), 4);
 }
 
-/* A refund is not at the cost of drains by others. */
+/* A refund must not give back drains by others. */
 static void drain_test_refund_after_others(struct kunit *test)
 {
 	struct wait_test *t = test->priv;

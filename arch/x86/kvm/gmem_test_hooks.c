@@ -94,7 +94,7 @@ int kvm_gmem_test_make_private(struct kvm *kvm, kvm_pfn_t pfn, kvm_pfn_t nr_page
 	if (kvm->arch.vm_type != KVM_X86_SW_PROTECTED_VM)
 		return 0;
 
-	/* Of a chunk, only the page that the guest touches is locked. */
+	/* In a chunk, only the page that the guest touches is locked. */
 	WARN_ON_ONCE(!folio_test_locked(pfn_folio(pfn)));
 
 	if (nr_pages > 1)
@@ -132,7 +132,7 @@ static void kvm_gmem_test_check_zapped(struct kvm *kvm, struct kvm_memory_slot *
 		atomic_inc(&kvm_gmem_test_nr_unflushed);
 }
 
-/* A page becomes shared, as opposed to being removed from the file. */
+/* Check a page that becomes shared, i.e. is not removed from the file. */
 static void kvm_gmem_test_check_conversion(struct folio *folio,
 					   struct kvm_gmem_test_page *page)
 {
@@ -176,12 +176,12 @@ static int kvm_gmem_test_release_page(kvm_pfn_t pfn)
 	return 0;
 }
 
-int kvm_gmem_test_release(kvm_pfn_t pfn, kvm_pfn_t nr_pages)
+int kvm_gmem_test_reclaim(kvm_pfn_t pfn, kvm_pfn_t nr_pages)
 {
 	kvm_pfn_t end;
 	int r = 0;
 
-	/* kvm_gmem_release_chunk() excludes memory_failure() by other means. */
+	/* kvm_gmem_reclaim_chunk() excludes memory_failure() by other means. */
 	if (nr_pages == 1)
 		WARN_ON_ONCE(pfn_folio(pfn)->mapping && !folio_test_locked(pfn_folio(pfn)));
 	else

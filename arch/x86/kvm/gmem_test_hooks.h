@@ -9,10 +9,10 @@ void kvm_gmem_test_hooks_init(void);
 void kvm_gmem_test_hooks_exit(void);
 
 int kvm_gmem_test_make_private(struct kvm *kvm, kvm_pfn_t pfn, kvm_pfn_t nr_pages);
-int kvm_gmem_test_release(kvm_pfn_t pfn, kvm_pfn_t nr_pages);
+int kvm_gmem_test_reclaim(kvm_pfn_t pfn, kvm_pfn_t nr_pages);
 void kvm_gmem_test_invalidate(struct kvm *kvm);
 
-static inline bool kvm_gmem_test_needs_release(struct kvm *kvm)
+static inline bool kvm_gmem_test_needs_reclaim(struct kvm *kvm)
 {
 	return kvm->arch.vm_type == KVM_X86_SW_PROTECTED_VM;
 }
@@ -26,14 +26,14 @@ static inline int kvm_gmem_test_make_private(struct kvm *kvm, kvm_pfn_t pfn,
 	return 0;
 }
 
-static inline int kvm_gmem_test_release(kvm_pfn_t pfn, kvm_pfn_t nr_pages)
+static inline int kvm_gmem_test_reclaim(kvm_pfn_t pfn, kvm_pfn_t nr_pages)
 {
 	return 0;
 }
 
 static inline void kvm_gmem_test_invalidate(struct kvm *kvm) { }
 
-static inline bool kvm_gmem_test_needs_release(struct kvm *kvm)
+static inline bool kvm_gmem_test_needs_reclaim(struct kvm *kvm)
 {
 	return false;
 }

@@ -1,15 +1,15 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Test what memory_failure() does to a page of a guest_memfd, and to the process
- * that has it mapped: for each combination of how the error was found, what
- * the process asked for, and what state the page is in.
+ * Test how memory_failure() treats a page of a guest_memfd, and the process that
+ * has it mapped, for each combination of how the error was found, the policy of
+ * the process, and the state of the page.
  *
  * Each injection is done by a child, which may get killed.  The result is a table
- * of what was seen beside what was wanted.
+ * that compares the wanted behaviour with what was seen.
  *
- * And that soft offlining, which takes a page that is about to fail out of use if
- * its contents are on a disk or can migrate, leaves the pages of a guest_memfd
- * where they are: neither is the case for them.
+ * Also test that soft offlining, which retires a page that is about to fail if
+ * its contents can be read from disk again or migrated, leaves the pages of a
+ * guest_memfd in place, as neither is possible for them.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -72,7 +72,7 @@ static const struct row rows[] = {
 	{ true,  false, LATE,  false, false, false },
 };
 
-/* What the child reports, if it lives to report that it is @done. */
+/* The child's report, complete if it lived to set @done. */
 struct seen {
 	int status;
 	int result;
@@ -103,7 +103,7 @@ static void sigbus_handler(int signum, siginfo_t *info, void *context)
 	if (sigbus_jmp)
 		siglongjmp(*sigbus_jmp, 1);
 
-	/* Not an injection but an access, which would be repeated forever. */
+	/* Caused by an access that would repeat forever, not by injection. */
 	if (sigbus.nr > 1)
 		_exit(KSFT_FAIL);
 
@@ -135,9 +135,9 @@ static void set_policy(enum policy policy)
 }
 
 /*
- * A report of bad memory (BUS_MCEERR_AO) goes to a thread with an early policy,
- * no matter which one is running.  Have one besides the main thread, whose policy
- * is never early.
+ * BUS_MCEERR_AO is sent to a thread with an early policy, no matter which one is
+ * running.  Create one in addition to the main thread, whose policy is never
+ * early.
  */
 static pthread_barrier_t barrier;
 static pid_t other_tid;
@@ -148,7 +148,7 @@ static void *other_thread(void *arg)
 	other_tid = kvm_gettid();
 	pthread_barrier_wait(&barrier);
 
-	/* A signal that came in the meantime is handled before this returns. */
+	/* A signal that arrived in the meantime is handled before this returns. */
 	pthread_barrier_wait(&barrier);
 	return NULL;
 }
@@ -217,7 +217,7 @@ static void shared_row(const struct row *row)
 	pfn = hwpoison_mapped_pfn(page);
 	TEST_ASSERT(pfn, "The page is not mapped");
 
-	/* The mapping as such stays, only the page is unmapped. */
+	/* Keep the mapping, unmap only the page. */
 	if (!row->mapped)
 		kvm_madvise(page, page_size, MADV_DONTNEED);
 
@@ -407,8 +407,8 @@ static bool soft_offline(bool mapped, bool dirty)
 		kvm_madvise(mem, page_size, MADV_DONTNEED);
 
 	/*
-	 * A page that was just allocated is in an LRU cache, whose reference would
-	 * save it.  Compaction begins with draining these caches.
+	 * A new page is in an LRU cache, whose reference would prevent offlining.
+	 * Start compaction, which begins with draining these caches.
 	 */
 	TEST_ASSERT(!write_file(COMPACT, "1"), "Cannot write to " COMPACT);
 	r = write_file(SOFT_OFFLINE, "0x%lx", pfn * page_size);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * What tests of guest_memfd need besides a VM: times, signals, CPUs, threads,
- * files of the kernel, and what these say about a guest_memfd.
+ * Helpers for guest_memfd tests that don't depend on a VM: time, signals, CPUs,
+ * threads, kernel files, and what those files report about a guest_memfd.
  */
 #ifndef SELFTEST_KVM_GMEM_UTIL_H
 #define SELFTEST_KVM_GMEM_UTIL_H
@@ -30,51 +30,48 @@ static inline u64 elapsed_ms(struct timespec start)
 	return elapsed_us(start) / 1000;
 }
 
-/* Sort values, and return the one in the middle. */
+/* Sort values and return the median. */
 u64 median(u64 *values, int nr);
 
 /* Install a handler that does nothing, with sigaction()'s @flags. */
 void ignore_signal(int sig, int flags);
 
-/* Send SIGALRM to this process after @us, and each @us, or never again if 0. */
+/* Send SIGALRM to this process every @us, 0 stops that. */
 void set_alarm(u64 us);
 
 /*
- * Access memory that may be private: return false instead of dying of SIGBUS,
- * in any thread.  Needs catch_sigbus() once.
+ * Access memory that may be private: return false on SIGBUS instead of dying.
+ * Works in any thread, after a single call to catch_sigbus().
  */
 void catch_sigbus(void);
 bool try_read(u64 *hva, u64 *value);
 bool try_write(u64 *hva, u64 value);
 
-/* Have an error strike a page that this thread accesses.  Return true if it did. */
+/* Inject an error into a page that this thread accesses.  Return true on success. */
 bool try_poison(u64 *hva);
 
 /*
- * Return the nth of the CPUs that the process was started on, the last one if
- * there are fewer.  Machines under emulation may reserve CPUs for tasks that
- * don't run VMs.
+ * Return the nth CPU of those that the process was started on, or the last one if
+ * there are fewer.  Emulated machines may reserve CPUs for tasks that don't run
+ * VMs.
  */
 int nth_cpu(int n);
 int nr_cpus(void);
 
-/*
- * Wait until another thread or a guest has changed a word.  Return false if that
- * takes unreasonably long.
- */
+/* Wait until another thread or a guest changes a word.  Return false on timeout. */
 bool wait_for_change(u64 *word, u64 old);
 
-/* Close a file descriptor, e.g. that of a pin, in a thread, after @ms. */
+/* Start a thread that closes a file descriptor, e.g. that of a pin, after @ms. */
 void close_later(pthread_t *thread, int fd, int ms);
 
 /**
- * struct worker - A thread that does something again and again
- * @name: what it does
- * @work: do it for the nth time; return false if it could not be done
+ * struct worker - A thread that repeats an operation
+ * @name: name of the operation
+ * @work: do it for the nth time; return false on failure
  * @thread: the thread
- * @stop: set for the thread to stop
- * @nr_done: how often it was done
- * @nr_failed: how often it could not be done
+ * @stop: set to stop the thread
+ * @nr_done: number of successes
+ * @nr_failed: number of failures
  */
 struct worker {
 	const char *name;
@@ -89,49 +86,49 @@ struct worker {
 void workers_start(struct worker *workers, int nr);
 void workers_stop(struct worker *workers, int nr);
 
-/* Write to a file of debugfs and the like.  Return 0 or -errno. */
+/* Write to a file in debugfs or the like.  Return 0 or -errno. */
 int __printf(2, 3) write_file(const char *path, const char *fmt, ...);
 
 /*
- * Have the nth allocation of this thread from now on fail, with @fd of
- * /proc/thread-self/fail-nth.  fail_nth_came() ends that, and returns true if
- * that allocation has come.
+ * Make this thread's nth allocation from now on fail; @fd is that of
+ * /proc/thread-self/fail-nth.  fail_nth_came() ends that, and returns true if the
+ * nth allocation was reached.
  */
 void fail_nth_start(int fd, int nth);
 bool fail_nth_came(int fd);
 
-/* The number after "@key:" in /proc/meminfo, in bytes. */
+/* Return the value of "@key:" in /proc/meminfo, in bytes. */
 u64 read_meminfo(const char *key);
 
-/* A tracing instance with a single event, which disturbs no other tracing. */
+/* A tracing instance with a single event, which doesn't disturb other tracing. */
 struct trace {
 	char dir[64];
 	char event[64];
 };
 
-/* @event is the path of its folder in events/. */
+/* @event is the path of its directory in events/. */
 const char *trace_unsupported(const char *event);
 void __printf(3, 4) trace_start(struct trace *t, const char *event,
 				const char *filter, ...);
 void trace_stop(struct trace *t);
 
-/* Remove all events.  Return how many there were, and the text of the last. */
+/* Consume all events.  Return their number, and the text of the last one. */
 int trace_take(struct trace *t, char *text, size_t size);
 
-/* The number after a field's name, which includes the delimiters around it. */
+/* Return the number that follows @name, which includes the field's delimiters. */
 u64 trace_field(const char *text, const char *name);
 
 /**
- * struct gmem_fdinfo - What /proc/<pid>/fdinfo/<fd> says of a guest_memfd
+ * struct gmem_fdinfo - Contents of /proc/<pid>/fdinfo/<fd> for a guest_memfd
  * @size: size of the file, in bytes
- * @flags: flags that it was created with
+ * @flags: flags that the file was created with
  * @shared: how much of it is shared, in bytes
  * @private: how much of it is private, in bytes
- * @ranges: number of ranges that differ from their neighbours
+ * @ranges: number of ranges that are shared or private throughout
  * @allocated: number of allocated pages
  * @poisoned: number of poisoned pages
- * @page_size: what memory is allocated in, in bytes, if there is enough of it
- * @chunks: number of 2 MiB pieces that are as they were allocated
+ * @page_size: preferred size of allocations, in bytes
+ * @chunks: number of 2 MiB chunks that are still whole
  */
 struct gmem_fdinfo {
 	u64 size;
@@ -145,13 +142,13 @@ struct gmem_fdinfo {
 	u64 chunks;
 };
 
-/* Fail if a line is missing, or is there twice. */
+/* Fail if a line is missing or duplicated. */
 struct gmem_fdinfo gmem_read_fdinfo(pid_t pid, int fd);
 
 /*
- * Make @nr pages of a file private, each so far from the next that KVM needs
- * memory for it.  The file must be shared and have a size of at least @nr + 1
- * times GMEM_FRAGMENT_SIZE.
+ * Make @nr pages of a file private, far enough apart that KVM needs memory for
+ * each.  The file must be shared, and at least (@nr + 1) * GMEM_FRAGMENT_SIZE
+ * bytes in size.
  */
 #define GMEM_FRAGMENT_SIZE	(4096ull * getpagesize())
 

@@ -95,7 +95,7 @@ bool try_poison(u64 *hva)
 
 static cpu_set_t initial_cpus;
 
-/* Before any test binds its thread to a CPU. */
+/* Run before any test pins its thread to a CPU. */
 static void __attribute__((constructor)) get_initial_cpus(void)
 {
 	sched_getaffinity(0, sizeof(initial_cpus), &initial_cpus);
@@ -300,7 +300,7 @@ int trace_take(struct trace *t, char *text, size_t size)
 	}
 	fclose(f);
 
-	/* Opening it this way is what empties it. */
+	/* Opening the file for writing clears it. */
 	f = fopen(path, "w");
 	TEST_ASSERT(f, "Cannot open %s", path);
 	fclose(f);

@@ -46,7 +46,7 @@ int hwpoison_inject(u64 pfn)
 {
 	int r = write_file(DEBUGFS "corrupt-pfn", "0x%lx", pfn);
 
-	/* If it is busy, it is poisoned nevertheless. */
+	/* A page that is reported as busy is poisoned nevertheless. */
 	if (!r || r == -EBUSY)
 		hwpoison_remember(pfn);
 	return r;
@@ -56,7 +56,7 @@ static int hwpoison_unpoison(u64 pfn)
 {
 	int tries, r = -EBUSY;
 
-	/* Others hold references for a moment, see Documentation/mm/hwpoison.rst. */
+	/* Others may briefly hold references, see Documentation/mm/hwpoison.rst. */
 	for (tries = 0; r == -EBUSY && tries < 50; tries++) {
 		if (tries)
 			usleep(10000);
@@ -142,8 +142,8 @@ bool hwpoison_can_alloc_gmem_page(void)
 }
 
 /*
- * Private pages have no mapping in which to look them up, but the page cache
- * reports, file by file, which page it was given.
+ * Private pages aren't mapped, so their pfns can't be looked up.  But there is an
+ * event for each page that is added to the page cache of a file.
  */
 u64 hwpoison_alloc_gmem_page(int fd, u64 offset)
 {

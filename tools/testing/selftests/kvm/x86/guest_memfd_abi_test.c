@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Test the ABI of KVM_SET_MEMORY_ATTRIBUTES2, also with the system call of 32-bit
- * programs, which a 64-bit one can make as well.
+ * Test the ABI of KVM_SET_MEMORY_ATTRIBUTES2, natively and with the system call
+ * of 32-bit programs, which 64-bit programs can make as well.
  */
 #include <setjmp.h>
 #include <stddef.h>
@@ -42,7 +42,7 @@ kvm_static_assert(offsetof(struct attributes_32, reserved) ==
 
 static bool use_ia32;
 
-/* Return what the kernel does, i.e. -errno on failure. */
+/* Return the kernel's result, i.e. -errno on failure. */
 static int syscall_32(u32 nr, u32 a, u32 b, u32 c)
 {
 	int r;
@@ -73,7 +73,7 @@ static bool has_ia32_emulation(void)
 	return ret;
 }
 
-/* Return the errno that the ioctl failed with, 0 for none. */
+/* Return the errno of the ioctl, 0 on success. */
 static int do_ioctl(int fd, unsigned int cmd, void *arg)
 {
 	if (use_ia32)
@@ -82,7 +82,7 @@ static int do_ioctl(int fd, unsigned int cmd, void *arg)
 	return ioctl(fd, cmd, arg) ? errno : 0;
 }
 
-/* The struct may be anywhere, do_ioctl() gets one that 32 bits can point to. */
+/* Pass a copy of the struct whose address fits in 32 bits. */
 static int set_attrs(int fd, struct kvm_memory_attributes2 *attrs)
 {
 	static struct kvm_memory_attributes2 *low;
@@ -97,7 +97,7 @@ static int set_attrs(int fd, struct kvm_memory_attributes2 *attrs)
 	return r;
 }
 
-/* The struct must not have been written to. */
+/* Expect the ioctl not to write to the struct. */
 #define EXPECT_UNTOUCHED(expected, fd, attrs)				\
 do {									\
 	const struct kvm_memory_attributes2 *__in = (attrs);		\
@@ -122,15 +122,13 @@ static struct kvm_memory_attributes2 range(u64 offset, u64 size, u64 attributes)
 	};
 }
 
-FIXTURE(abi) {
-};
+FIXTURE(abi) { };
 
 FIXTURE_VARIANT(abi) {
 	bool ia32;
 };
 
-FIXTURE_VARIANT_ADD(abi, native) {
-};
+FIXTURE_VARIANT_ADD(abi, native) { };
 
 FIXTURE_VARIANT_ADD(abi, ia32) {
 	.ia32 = true,
@@ -190,7 +188,7 @@ TEST_F(abi, other_ioctls)
 
 		if (!use_ia32)
 			ASSERT_EQ(ENOTTY, do_ioctl(g->fd, other[i], &attrs));
-		/* Not even read. */
+		/* The struct must not even be read. */
 		ASSERT_EQ(ENOTTY, do_ioctl(g->fd, other[i], NULL));
 	}
 	ASSERT_TRUE(gmem_host_can_access(g, 0, NR_PAGES));
@@ -206,26 +204,26 @@ TEST_F(abi, inaccessible_struct)
 	char *page, *end;
 	int i;
 
-	/* The first page is there, the second is not. */
+	/* Map the first page, but not the second. */
 	page = kvm_mmap(2 * PAGE_SIZE, PROT_READ | PROT_WRITE,
 			MAP_PRIVATE | MAP_ANONYMOUS | MAP_32BIT, -1);
 	end = page + PAGE_SIZE;
 	kvm_munmap(end, PAGE_SIZE);
 
-	/* A struct that would be refused if it could be read. */
+	/* Use a struct that would be rejected if it could be read. */
 	memset(page, 0xff, PAGE_SIZE);
 	ASSERT_EQ(EFAULT, do_ioctl(g->fd, KVM_SET_MEMORY_ATTRIBUTES2, NULL));
 	ASSERT_EQ(EFAULT, do_ioctl(g->fd, KVM_SET_MEMORY_ATTRIBUTES2, (void *)-8ul));
 	for (i = 0; i < size; i += 8)
 		ASSERT_EQ(EFAULT, do_ioctl(g->fd, KVM_SET_MEMORY_ATTRIBUTES2, end - i));
 
-	/* One that is complete but for its last 8 bytes, reserved ones. */
+	/* Use one that is complete except for its last 8 bytes, which are reserved. */
 	attrs = range(0, PAGE_SIZE, PRIVATE);
 	memcpy(end - size + 8, &attrs, size - 8);
 	ASSERT_EQ(EFAULT, do_ioctl(g->fd, KVM_SET_MEMORY_ATTRIBUTES2, end - size + 8));
 	ASSERT_TRUE(gmem_host_can_access(g, 0, NR_PAGES));
 
-	/* The struct is not written on success, nor if it is refused. */
+	/* The struct is written neither on success nor if it is rejected. */
 	memcpy(end - size, &attrs, size);
 	ASSERT_EQ(0, mprotect(page, PAGE_SIZE, PROT_READ));
 	ASSERT_EQ(0, do_ioctl(g->fd, KVM_SET_MEMORY_ATTRIBUTES2, end - size));
@@ -248,7 +246,7 @@ TEST_F(abi, invalid_fields)
 		{ DATA_SIZE - PAGE_SIZE, 2 * PAGE_SIZE },
 		{ DATA_SIZE + PAGE_SIZE, PAGE_SIZE }, { 1ull << 45, PAGE_SIZE },
 		{ 0, 1ull << 63 }, { 1ull << 63, PAGE_SIZE },
-		/* These wrap, onto the file or below it. */
+		/* These wrap around, to the start of the file or into it. */
 		{ -PAGE_SIZE, PAGE_SIZE }, { -PAGE_SIZE, 2 * PAGE_SIZE },
 		{ 1ull << 63, 1ull << 63 }, { PAGE_SIZE, -PAGE_SIZE },
 		{ 2 * PAGE_SIZE, -PAGE_SIZE }, { -1ull, PAGE_SIZE },
@@ -258,7 +256,7 @@ TEST_F(abi, invalid_fields)
 	u64 attributes;
 	int i;
 
-	/* To shared, there is nothing to do, but what is valid is the same. */
+	/* Conversion to shared is a no-op here, but validates the same fields. */
 	for (attributes = SHARED; attributes <= PRIVATE; attributes += PRIVATE) {
 		for (i = 0; i < ARRAY_SIZE(bad); i++) {
 			attrs = range(bad[i].offset, bad[i].size, attributes);
@@ -285,7 +283,7 @@ TEST_F(abi, invalid_fields)
 	ASSERT_TRUE(gmem_host_can_access(g, 0, NR_PAGES));
 }
 
-/* Nothing is unmapped or zapped, and no page can be in use. */
+/* A no-op unmaps and zaps nothing, and ignores pages in use. */
 TEST_F(abi, no_op)
 {
 	struct kvm_memory_attributes2 attrs = range(0, DATA_SIZE, SHARED);
@@ -308,7 +306,7 @@ TEST_F(abi, no_op)
 			kvm_close(pin);
 		attrs.attributes = PRIVATE;
 		EXPECT_UNTOUCHED(0, g->fd, &attrs);
-		/* The statistics do count what a conversion zaps. */
+		/* Verify that the statistics count what a conversion zaps. */
 		ASSERT_LE(NR_PAGES, gmem_count_faults(g, 0, NR_PAGES));
 	}
 }
@@ -323,7 +321,7 @@ TEST_F(abi, busy_page)
 	if (!gmem_can_pin())
 		SKIP(return, "CONFIG_GUP_TEST is not enabled");
 
-	/* A mapping does not make a page busy, pages 8 and 9 are not shared. */
+	/* Mapping a page doesn't make it busy; pages 8 and 9 aren't shared. */
 	memset(g->mem, 0xaa, DATA_SIZE);
 	gmem_make_private(g, 8, 2);
 	pin = gmem_pin(g, 5, 1);
@@ -334,7 +332,7 @@ TEST_F(abi, busy_page)
 	ASSERT_EQ(0, memcmp(&attrs, &expected, sizeof(attrs)));
 	ASSERT_TRUE(gmem_host_can_access_all_but(g, 8, 2));
 
-	/* What is wrong with the request is found first. */
+	/* Errors in the request take precedence. */
 	attrs.flags = 1;
 	EXPECT_UNTOUCHED(EINVAL, g->fd, &attrs);
 	attrs.flags = 0;
@@ -348,8 +346,8 @@ TEST_F(abi, busy_page)
 }
 
 /*
- * The struct may be in memory that it is about, as long as that is shared: even
- * in the very page that is in use, and is unmapped to find out.
+ * The struct may be in the memory to be converted, as long as that is shared:
+ * even in the very page that is in use, and is unmapped to find out.
  */
 TEST_F(abi, struct_in_the_file)
 {

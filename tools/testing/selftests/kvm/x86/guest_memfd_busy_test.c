@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Test that a page in use on the host is reported by a conversion of guest_memfd
- * memory to private: the right one, soon, and with little disturbance.
+ * Test that a conversion of guest_memfd memory to private reports a page that is
+ * in use by the host: the right one, quickly, and with little disturbance.
  */
 #include <linux/sizes.h>
 
@@ -20,8 +20,8 @@ static bool host_splice(u64 n)
 }
 
 /*
- * A lasting pin must not be missed among all the others, though at times one of
- * these is reported.
+ * A long-term pin must not be missed among transient ones, although one of the
+ * latter may be reported at times.
  */
 TEST_F_TIMEOUT(busy, longterm_pin_among_transient, 120)
 {
@@ -33,15 +33,15 @@ TEST_F_TIMEOUT(busy, longterm_pin_among_transient, 120)
 		ASSERT_EQ(EAGAIN, gmem_convert(g, 0, NR_PAGES, PRIVATE));
 		nr_named += g->error_page == NR_PAGES - 1;
 	}
-	TH_LOG("%d of %d calls named the page", nr_named, i);
+	TH_LOG("%d of %d calls reported the page", nr_named, i);
 	ASSERT_EQ(3, nr_named);
 	workers_stop(users, ARRAY_SIZE(users));
 	kvm_close(pin);
 }
 
 /*
- * A VMM that unpins 16 pages one by one, as error_offset says, should be done in
- * two seconds.  Half a second for each is room for slow machines.
+ * A VMM that unpins 16 pages one by one, following error_offset, should be done
+ * in two seconds.  Allow half a second for each on slow machines.
  */
 TEST_F_TIMEOUT(busy, pins_dropped_one_by_one, 120)
 {
@@ -69,7 +69,7 @@ TEST_F_TIMEOUT(busy, pins_dropped_one_by_one, 120)
 	ASSERT_GT(500, median(ms, NR_PAGES));
 }
 
-/* It is the order of pages that counts, and only those in the range do. */
+/* The first busy page in the range is reported, regardless of the order of pins. */
 TEST_F(busy, two_pins)
 {
 	int pins[2], i;
@@ -113,7 +113,7 @@ TEST_F(busy, large_error_offset)
 	kvm_close(far.fd);
 }
 
-/* Also if the same page has been reported as busy before. */
+/* A page may be unpinned during the wait, even if it was just reported as busy. */
 TEST_F(busy, pin_dropped_during_wait)
 {
 	int i, pin;
@@ -142,7 +142,7 @@ static bool host_fault(u64 n)
 	return true;
 }
 
-/* Waiting for a page in use must not stop all faults on the file meanwhile. */
+/* Waiting for a page in use must not block all faults on the file. */
 TEST_F_TIMEOUT(busy, faults_during_wait, 120)
 {
 	struct worker faulter = { "fault", host_fault };
@@ -164,7 +164,7 @@ TEST_F_TIMEOUT(busy, faults_during_wait, 120)
 	ASSERT_LE(10 * i, nr_faults);
 }
 
-/* The page in use may be the first, the last, or between others. */
+/* Pin the first page, the last one, or one in between. */
 TEST_F(busy, mappings_after_failure)
 {
 	static const int pinned[] = { 5, 0, NR_PAGES - 1 };
@@ -189,7 +189,7 @@ TEST_F(busy, mappings_after_failure)
 		kvm_close(pin);
 	}
 
-	/* The measure works: success does unmap and zap. */
+	/* Verify the checks: success does unmap and zap. */
 	ASSERT_CONVERTED(0, NR_PAGES, PRIVATE);
 	ASSERT_LE(NR_PAGES, gmem_count_faults(g, 0, NR_PAGES));
 	for (page = 0; page < NR_PAGES; page++) {
@@ -209,7 +209,7 @@ static void *allocate(void *arg)
 	return NULL;
 }
 
-/* Allocation of much memory must not hold the lock for all of that time. */
+/* A large allocation must not hold the lock all the time. */
 TEST_F_TIMEOUT(busy, long_allocation, 120)
 {
 	int fd = vm_create_guest_memfd(g->vm, ALLOCATE_SIZE, 0);
@@ -229,7 +229,6 @@ TEST_F_TIMEOUT(busy, long_allocation, 120)
 
 GMEM_FIXTURE(many, MANY_PAGES)
 
-/* Any one of many pages. */
 TEST_F(many, pinned_page)
 {
 	static const int pinned[] = { 255, 100, 31 };
@@ -262,7 +261,7 @@ static bool host_pin_for_a_moment(u64 n)
 	return true;
 }
 
-/* A pin must not be missed if it comes while other pages are being looked at. */
+/* A pin must not be missed if it is taken while other pages are being checked. */
 TEST_F(many, racing_pins)
 {
 	struct worker pinner = { "pin", host_pin_for_a_moment };
@@ -274,7 +273,7 @@ TEST_F(many, racing_pins)
 		ASSERT_TRUE(gmem_host_can_access(g, 0, MANY_PAGES));
 		ASSERT_CONVERTED(0, MANY_PAGES, PRIVATE);
 
-		/* For longer than a pin lasts. */
+		/* Stay private for longer than a pin lasts. */
 		WRITE_ONCE(converted, true);
 		usleep(3000);
 		WRITE_ONCE(converted, false);

@@ -11,7 +11,7 @@
 #define NR_PAGES	16
 #define DATA_SIZE	(NR_PAGES * PAGE_SIZE)
 #define NR_FAULTS	256
-/* So many that a fault nearly always has to wait for their conversion. */
+/* Enough for a fault to nearly always have to wait for their conversion. */
 #define NR_FLIPS	2048
 
 GMEM_FIXTURE(conversion, NR_PAGES)
@@ -49,7 +49,7 @@ TEST_F(conversion, host_access)
 		ASSERT_EQ(0xaaaaaaaaaaaaaaaaul, *gmem_hva(g, i));
 }
 
-/* Reads as zeros if it was never touched, or is punched out, in either state. */
+/* Memory reads as zeros if it was never touched, or punched out, in either state. */
 TEST_F(conversion, new_memory)
 {
 	int i;
@@ -61,7 +61,7 @@ TEST_F(conversion, new_memory)
 	*gmem_hva(g, 1) = 0x2222;
 	ASSERT_EQ(0x2222, gmem_read(g, 1));
 
-	/* Neither a hole nor allocation changes an attribute. */
+	/* Neither punching a hole nor allocating memory changes an attribute. */
 	gmem_punch_hole(g, 0, NR_PAGES);
 	for (i = 0; i < 2; i++) {
 		ASSERT_FALSE(gmem_host_can_access(g, 0, 1));
@@ -89,7 +89,7 @@ TEST_F(conversion, pin_of_private_page)
 	kvm_close(gmem_pin(g, 0, 1));
 }
 
-/* However many pages, ranges of pages and memslots that is. */
+/* A conversion zaps and flushes once, for any number of pages, ranges and slots. */
 TEST_F(conversion, one_zap_and_flush)
 {
 	u64 attributes, flushes;
@@ -115,7 +115,7 @@ TEST_F(conversion, one_zap_and_flush)
 	}
 }
 
-/* What the range has around the pages that change stays mapped in the guest. */
+/* Pages in the range that don't change stay mapped in the guest. */
 TEST_F(conversion, unchanged_pages)
 {
 	const int first = 2, nr = 3, end = first + nr;
@@ -135,7 +135,7 @@ TEST_F(conversion, unchanged_pages)
 	}
 }
 
-/* Go on with a translation for as long as that works. */
+/* Keep using a translation for as long as that works. */
 static bool write_next(u64 n)
 {
 	return try_write(gmem_hva(g, 3), n);
@@ -176,7 +176,7 @@ TEST_F(conversion, pre_fault)
 
 	for (page = 0; page < NR_PAGES; page++)
 		*gmem_hva(g, page) = 0x100 + page;
-	/* The guest's own page tables and code are not what is counted below. */
+	/* Fault in page tables and code, which are not to be counted below. */
 	gmem_read(g, 0);
 
 	for (i = 0; i < 3; i++) {
@@ -218,7 +218,7 @@ static bool flip_pages(u64 n)
 	return true;
 }
 
-/* Return how many tries each fault takes, in percent: the median of windows. */
+/* Return the number of tries per fault, in percent: the median of several windows. */
 static u64 count_tries(struct kvm_vcpu *vcpu)
 {
 	struct timespec start;
@@ -244,7 +244,7 @@ static u64 count_tries(struct kvm_vcpu *vcpu)
 
 /*
  * A fault that waits for the conversion of another page must not start over when
- * that is done, or else conversions back to back starve all faults.
+ * that is done, or back-to-back conversions would starve all faults.
  */
 TEST_F_TIMEOUT(kvm, fault_tries, 120)
 {
@@ -277,7 +277,7 @@ static void guest_exit(void)
 
 static struct kvm_vcpu *clock_vcpu;
 
-/* Have KVM write what it writes to the guest's memory. */
+/* Make KVM update its structures in the guest's memory. */
 static bool run_and_set_clock(u64 n)
 {
 	struct kvm_clock_data clock = {};
@@ -304,7 +304,7 @@ static void convert_kvms_page(struct __test_metadata *_metadata, u32 msr,
 	clock_vcpu = vm_vcpu_add(g->vm, 1, guest_exit);
 	vcpu_set_msr(clock_vcpu, msr, (GMEM_GPA + 3 * PAGE_SIZE) | KVM_MSR_ENABLED);
 
-	/* The page is out of KVM's reach while it is private. */
+	/* KVM can't access the page while it is private. */
 	for (round = 0; round < 10; round++) {
 		seen = READ_ONCE(*version);
 		run_and_set_clock(0);
@@ -318,7 +318,7 @@ static void convert_kvms_page(struct __test_metadata *_metadata, u32 msr,
 		ASSERT_EQ(seen, READ_ONCE(*version));
 	}
 
-	/* And never busy. */
+	/* KVM's accesses never make the page busy. */
 	catch_sigbus();
 	workers_start(&clock, 1);
 	for (round = 0; round < 500; round++) {

@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Test what conversions of guest_memfd memory cost others: CPUs whose LRU caches
- * are drained, tasks that fault on the file or read its fdinfo, and tasks that
- * run where a fragmented file is made uniform or closed; and that conversions
- * skip pages that stay as they are.
+ * Test the cost of guest_memfd conversions for others: CPUs whose LRU caches are
+ * drained, tasks that fault on the file or read its fdinfo, and tasks on the CPU
+ * that makes a fragmented file uniform or closes it.  Also test that conversions
+ * skip unchanged pages.
  *
- * Bounds are for slow machines, with all checks, in emulation.  What is measured
- * is compared with a window without its cause next to it, and the median of
- * several counts, as the CPUs may have other work.
+ * The bounds allow for slow machines, with all checks, in emulation.  Compare
+ * each measurement with an adjacent one without its cause, and use the median of
+ * several, as the CPUs may have other work.
  */
 #include <sched.h>
 #include <sys/prctl.h>
@@ -21,11 +21,10 @@
 
 #define NR_FRAGMENTS	100000
 #define FRAGMENTED_SIZE	((NR_FRAGMENTS + 1) * GMEM_FRAGMENT_SIZE)
-/* How long others may have to wait for a file with that many fragments. */
+/* The maximum wait of others for a file with that many fragments. */
 #define WAIT_MS		100
 
-FIXTURE(cost) {
-};
+FIXTURE(cost) { };
 
 FIXTURE_SETUP(cost)
 {
@@ -41,10 +40,10 @@ FIXTURE_TEARDOWN(cost)
 #define WINDOW_MS	500
 
 /*
- * What conversions that fail may make another CPU do: drain its LRU caches once
- * in 50 ms, and do what follows from that, e.g. free memory.  With three switches
- * for each drain that is below 1% of its time where a switch to another task and
- * back takes less than 0.16 ms.  It takes more in emulation, so count switches.
+ * A failing conversion may make another CPU drain its LRU caches once in 50 ms,
+ * and do the resulting work, e.g. free memory.  With three switches per drain,
+ * that is below 1% of the CPU's time if switching to another task and back takes
+ * less than 0.16 ms.  It takes longer in emulation, so count switches.
  */
 #define MAX_SWITCHES	(3 * WINDOW_MS / 50)
 
@@ -54,8 +53,8 @@ struct bystander {
 };
 
 /*
- * A process on another CPU that always has something in its LRU cache.  It never
- * sleeps, so it is switched out while the CPU does what others make the kernel do.
+ * A process that keeps another CPU's LRU cache filled.  It never sleeps, so it is
+ * switched out only if the kernel does work for others.
  */
 static void run_bystander(struct bystander *b)
 {
@@ -76,7 +75,7 @@ static void run_bystander(struct bystander *b)
 	_exit(0);
 }
 
-/* Return how often the bystander was switched out while conversions fail, or not. */
+/* Return how often the bystander was switched out, with or without conversions. */
 static s64 count_switches(struct bystander *b, bool convert)
 {
 	u64 before = READ_ONCE(b->nr_switches);
@@ -88,7 +87,7 @@ static s64 count_switches(struct bystander *b, bool convert)
 		else
 			usleep(1000);
 	}
-	/* The last conversion may have taken longer. */
+	/* The last conversion may have exceeded the window. */
 	return (READ_ONCE(b->nr_switches) - before) * WINDOW_MS / elapsed_ms(start);
 }
 
@@ -140,7 +139,7 @@ static u64 time_fdinfo(int fd)
 	return median(ns, ARRAY_SIZE(ns));
 }
 
-/* Neither the number of pages nor that of ranges matters. */
+/* The cost depends neither on the number of pages nor on that of ranges. */
 TEST_F_TIMEOUT(cost, fdinfo, 300)
 {
 	struct gmem_vm file = { .fd = gmem_create_shared(g, FRAGMENTED_SIZE) };
@@ -162,7 +161,7 @@ TEST_F_TIMEOUT(cost, fdinfo, 300)
 	EXPECT_GE(3 * empty_ns, ranges_ns);
 }
 
-/* Return how long it takes to make two pages private, and none in between. */
+/* Return the time to make two pages private, but none in between. */
 static u64 time_ends(struct gmem_vm *file, int first, int last)
 {
 	struct timespec start;
@@ -179,7 +178,7 @@ static u64 time_ends(struct gmem_vm *file, int first, int last)
 	return median(ns, ARRAY_SIZE(ns));
 }
 
-/* Pages that stay as they are cost nothing where there are many in a row. */
+/* Unchanged pages cost nothing if there are many in a row. */
 TEST_F_TIMEOUT(cost, unchanged_pages, 300)
 {
 	const int leaf = GMEM_FRAGMENT_SIZE / PAGE_SIZE, first = leaf - 1, last = 4 * leaf;
@@ -199,8 +198,8 @@ TEST_F_TIMEOUT(cost, unchanged_pages, 300)
 }
 
 /*
- * Tasks that want to run for a moment, again and again: on each CPU one that
- * comes first, and one that faults on the first page of a file if there is one.
+ * Tasks with priority that run briefly and repeatedly: one per CPU, and another
+ * one that also faults on the first page of a file, if it isn't closed.
  */
 struct watcher {
 	pthread_t thread;
@@ -237,7 +236,7 @@ enum end {
 	CLOSE,
 };
 
-/* Return the longest that one had to wait while that happens to a file. */
+/* Return the longest wait of any watcher while @end happens to a file. */
 static s64 watch_the_end(enum end end)
 {
 	struct watcher watchers[3] = {};
@@ -263,7 +262,7 @@ static s64 watch_the_end(enum end end)
 	else if (end == MAKE_UNIFORM)
 		gmem_set_private(fd, 2 * PAGE_SIZE, FRAGMENTED_SIZE - 2 * PAGE_SIZE);
 
-	/* Memory is freed after a grace period. */
+	/* Wait for memory to be freed, after an RCU grace period. */
 	sleep(2);
 	WRITE_ONCE(stop_watching, true);
 	for (i = 0; i < ARRAY_SIZE(watchers); i++) {
@@ -278,8 +277,8 @@ static s64 watch_the_end(enum end end)
 }
 
 /*
- * A host that takes emulated CPUs away makes tasks wait as well, at any time, and
- * stretches what a conversion makes them wait.  Allow for twice the former.
+ * If the host preempts emulated CPUs, tasks have to wait at any time, and have to
+ * wait longer for a conversion.  Subtract twice the former.
  */
 static u64 median_wait(enum end end)
 {

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Test conversion of guest_memfd memory when memory is short: it changes all of
- * the range or nothing.  What it makes the kernel keep is charged to the memory
- * cgroup of the task that converts, whose limit holds, until it is freed.
+ * Test conversion of guest_memfd memory when memory is short: either all of the
+ * range changes or nothing.  Memory that KVM keeps is charged to the cgroup of
+ * the converting task until it is freed, and that cgroup's limit holds.
  */
 #include <limits.h>
 #include <sys/prctl.h>
@@ -15,16 +15,16 @@
 #define FAULT_DIR	"/sys/kernel/debug/"
 
 /*
- * KVM needs memory where pages that are alike in runs of LEAF_PAGES no longer
- * are.  Look at pages on either side of the end of such a run.
+ * KVM needs memory if a run of LEAF_PAGES is no longer uniform.  Test pages on
+ * either side of the end of such a run.
  */
 #define LEAF_PAGES	4096
 #define NR_LOOKED_AT	256
 #define FIRST_PAGE	(LEAF_PAGES - NR_LOOKED_AT / 2)
 
 /*
- * Failing allocations, with /proc/thread-self/fail-nth: the nth allocation of
- * this thread from now on fails.
+ * Make allocations fail, with /proc/thread-self/fail-nth: the nth allocation of
+ * this thread from now on.
  */
 FIXTURE(alloc) {
 	int fail_nth;
@@ -34,9 +34,9 @@ FIXTURE_SETUP(alloc)
 {
 	self->fail_nth = open("/proc/thread-self/fail-nth", O_RDWR);
 	if (self->fail_nth < 0 || write_file(FAULT_DIR "failslab/ignore-gfp-wait", "N"))
-		SKIP(exit(KSFT_SKIP), "CONFIG_FAILSLAB or debugfs is not there");
+		SKIP(exit(KSFT_SKIP), "CONFIG_FAILSLAB or debugfs is missing");
 
-	/* Where there is memory from the page allocator, too. */
+	/* If possible, make page allocations fail, too. */
 	write_file(FAULT_DIR "fail_page_alloc/ignore-gfp-wait", "N");
 	write_file(FAULT_DIR "fail_page_alloc/min-order", "0");
 	write_file(FAULT_DIR "fail_page_alloc/verbose", "0");
@@ -63,7 +63,7 @@ TEST_F_TIMEOUT(alloc, every_failure, 300)
 		to_private = kvm_random_bool(&rng);
 
 		ASSERT_CONVERTED(0, g->nr_pages, to_private ? SHARED : PRIVATE);
-		/* Maps what is shared. */
+		/* Map the shared pages. */
 		for (i = FIRST_PAGE; i < end; i++)
 			gmem_host_can_access(g, i, 1);
 
@@ -77,7 +77,7 @@ TEST_F_TIMEOUT(alloc, every_failure, 300)
 			ASSERT_TRUE(failed);
 			ASSERT_EQ(ENOMEM, r);
 			ASSERT_EQ(page, g->error_page);
-			/* Not even unmapped: it is the first thing that can fail. */
+			/* Memory is allocated first, so nothing has been unmapped. */
 			for (i = page; i < page + nr; i++)
 				ASSERT_EQ(to_private, !!hwpoison_mapped_pfn(gmem_hva(g, i)));
 			for (i = FIRST_PAGE; i < end; i++)
@@ -94,7 +94,7 @@ TEST_F_TIMEOUT(alloc, every_failure, 300)
 	ASSERT_LT(0, nr_failed);
 }
 
-/* Only a change needs memory, and it is allocated before pages are looked at. */
+/* Only actual changes need memory, which is allocated before checking pages. */
 TEST_F(alloc, enomem_precedence)
 {
 	const int pinned = FIRST_PAGE + 20, poisoned = FIRST_PAGE + 30;
@@ -115,7 +115,7 @@ TEST_F(alloc, enomem_precedence)
 	ASSERT_REFUSED(ENOMEM, FIRST_PAGE + 15, FIRST_PAGE + 15, 20);
 	ASSERT_TRUE(fail_nth_came(self->fail_nth));
 
-	/* With memory, each of the two prevents the conversion. */
+	/* Once there is memory, each of the two pages prevents the conversion. */
 	if (pin >= 0) {
 		ASSERT_REFUSED(EAGAIN, pinned, pinned - 5, 10);
 		kvm_close(pin);
@@ -148,7 +148,7 @@ TEST_F(alloc, creation)
 
 #define NR_FRAGMENTS	20000
 #define FILE_SIZE	((NR_FRAGMENTS + 1) * GMEM_FRAGMENT_SIZE)
-/* The charge of each CPU is ahead by some pages, and slabs hold more objects. */
+/* CPUs charge some pages in advance, and slabs contain more objects. */
 #define SLACK		((long)SZ_1M)
 #define GONE_MS		10000
 #define LIMIT		(8 * SLACK)
@@ -171,7 +171,7 @@ FIXTURE_SETUP(memcg)
 	self->cgroup = cg_name(root, name);
 	ASSERT_EQ(0, cg_create(self->cgroup));
 
-	/* A huge file without pages, so nothing else is charged for. */
+	/* Use a huge file without pages, so nothing else is charged. */
 	gmem_vm_create(g, 1);
 	self->fd = gmem_create_shared(g, FILE_SIZE);
 }
@@ -190,7 +190,7 @@ static long charged(const char *cgroup)
 	return cg_read_long(cgroup, "memory.current");
 }
 
-/* How a task in the cgroup, which does nothing else, fared. */
+/* The result of a task in the cgroup that only converts memory. */
 struct result {
 	int nr_converted;
 	int err;
@@ -210,7 +210,7 @@ static struct result convert_in_cgroup(const char *cgroup, int fd, int nr)
 	if (!pid) {
 		prctl(PR_SET_PDEATHSIG, SIGKILL);
 		TEST_ASSERT(!cg_enter_current(cgroup), "Cannot enter %s", cgroup);
-		/* Faults at the limit would have the task killed. */
+		/* A fault at the limit would get the task OOM-killed. */
 		TEST_ASSERT(!mlockall(MCL_CURRENT | MCL_FUTURE), "mlockall() failed");
 		for (i = 1; i <= nr; i++) {
 			shared->offset = i * GMEM_FRAGMENT_SIZE;
@@ -232,7 +232,7 @@ static struct result convert_in_cgroup(const char *cgroup, int fd, int nr)
 	return result;
 }
 
-/* Memory is freed after a grace period, and in the background. */
+/* Memory is freed asynchronously, after an RCU grace period. */
 static bool is_uncharged(const char *cgroup, long before)
 {
 	struct timespec start = time_now();
@@ -253,7 +253,7 @@ TEST_F_TIMEOUT(memcg, charge, 300)
 		ASSERT_EQ(0, convert_in_cgroup(self->cgroup, self->fd, NR_FRAGMENTS).err);
 		ASSERT_EQ(2 * NR_FRAGMENTS + 1, gmem_read_fdinfo(getpid(), self->fd).ranges);
 
-		/* What is only waiting to be freed doesn't count. */
+		/* Don't count memory that is only waiting to be freed. */
 		sleep(2);
 		kept = read_meminfo("SUnreclaim") - slab_before;
 		cost = charged(self->cgroup) - before;
@@ -262,7 +262,7 @@ TEST_F_TIMEOUT(memcg, charge, 300)
 		ASSERT_LT(2 * SLACK, kept);
 		ASSERT_LE(kept - SLACK, cost);
 
-		/* Gone when the file is uniform, and when there is no file. */
+		/* The charge is gone once the file is uniform, or closed. */
 		if (!i) {
 			gmem_set_shared(self->fd, 0, FILE_SIZE);
 		} else {
@@ -281,7 +281,7 @@ TEST_F_TIMEOUT(memcg, limit, 300)
 	struct gmem_fdinfo info;
 	struct result result;
 
-	/* Enough for the task itself, not for all conversions. */
+	/* Set a limit that suffices for the task, but not for all conversions. */
 	ASSERT_EQ(0, cg_write_numeric(self->cgroup, "memory.max", LIMIT));
 	result = convert_in_cgroup(self->cgroup, self->fd, NR_FRAGMENTS);
 	TH_LOG("%d pages converted below a limit of %ld KiB, then errno %d",
@@ -290,12 +290,12 @@ TEST_F_TIMEOUT(memcg, limit, 300)
 	ASSERT_EQ(result.offset, result.error_offset);
 	ASSERT_EQ(0, cg_read_key_long(self->cgroup, "memory.events", "oom_kill "));
 
-	/* Nothing has changed. */
+	/* The conversion that failed has changed nothing. */
 	info = gmem_read_fdinfo(getpid(), self->fd);
 	ASSERT_EQ(result.nr_converted, info.private / PAGE_SIZE);
 	ASSERT_EQ(2 * result.nr_converted + 1, info.ranges);
 
-	/* The limit is that of the cgroup, not of the file. */
+	/* The limit applies to the cgroup, not to the file. */
 	gmem_set_private(self->fd, result.offset, PAGE_SIZE);
 	gmem_set_shared(self->fd, result.offset, PAGE_SIZE);
 

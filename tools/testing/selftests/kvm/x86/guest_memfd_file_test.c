@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
  * Test KVM_SET_MEMORY_ATTRIBUTES2 on guest_memfd files of all sizes and flags,
- * bound to memslots in any way, or to none.
+ * bound to memslots in various ways, or not at all.
  */
 #include <limits.h>
 
@@ -17,8 +17,8 @@
 GMEM_FIXTURE(file, NR_PAGES)
 
 /*
- * Files that are bound nowhere, from one page to the largest that there can be.
- * They are empty but for one page, so their size must not matter.
+ * Unbound files, from one page to the maximum size.  They are empty except for
+ * one page, so their size must not matter.
  */
 TEST_F(file, sizes)
 {
@@ -53,7 +53,7 @@ TEST_F(file, sizes)
 	ASSERT_GT(10000, elapsed_ms(start));
 }
 
-/* Empty but for its ends, and the guest has all of it. */
+/* A file that is empty except at its ends, and bound to a memslot as a whole. */
 TEST_F(file, huge_memslot)
 {
 	const u64 size = 1ull << 38, gpa = size;
@@ -100,7 +100,7 @@ TEST_F(file, without_mmap)
 	}
 }
 
-/* Attributes belong to the file: slots come and go, or leave gaps. */
+/* Attributes belong to the file, even if memslots come and go, or leave gaps. */
 TEST_F(file, memslots)
 {
 	u64 value;
@@ -112,7 +112,7 @@ TEST_F(file, memslots)
 	for (i = 0; i < NR_PAGES; i++)
 		ASSERT_EQ(0x100 + i, gmem_read(g, i));
 
-	/* A gfn without a slot is shared, so the exit is one for MMIO. */
+	/* A gfn without a memslot counts as shared, so expect an MMIO exit. */
 	gmem_set_slot(g, GMEM_SLOT, 0, 0, 0);
 	ASSERT_EQ(0, gmem_start_read(g, 5));
 	ASSERT_EQ(KVM_EXIT_MMIO, g->vcpu->run->exit_reason);
@@ -122,7 +122,7 @@ TEST_F(file, memslots)
 
 	gmem_make_private(g, 9, 1);
 
-	/* Back in three slots: pages 4-7, at 12; 9-11, at 0; 15, at 7. */
+	/* Bind the file in three slots: pages 4-7 at 12, 9-11 at 0, 15 at 7. */
 	gmem_set_slot(g, GMEM_SLOT, 12, 4, 4);
 	gmem_set_slot(g, GMEM_SLOT + 1, 0, 3, 9);
 	gmem_set_slot(g, GMEM_SLOT + 2, 7, 1, 15);
@@ -132,7 +132,7 @@ TEST_F(file, memslots)
 	ASSERT_EQ(0x109, gmem_read(g, 0));
 	ASSERT_EQ(0x10f, gmem_read(g, 7));
 
-	/* One request across all of them, and across what none has. */
+	/* Make one request across all slots, and across pages without a slot. */
 	gmem_make_private(g, 4, 12);
 	for (i = 0; i < 4; i++)
 		ASSERT_EQ(0x200 + i, gmem_write(g, 12 + i, 0x200 + i));
@@ -152,12 +152,12 @@ TEST_F(file, memslots)
 		ASSERT_EQ(value, *gmem_hva(g, i));
 	}
 
-	/* And the guest follows into shared memory. */
+	/* The guest also sees writes by the host once memory is shared. */
 	*gmem_hva(g, 5) = 0x500;
 	ASSERT_EQ(0x500, gmem_read(g, 13));
 }
 
-/* What the host does to its mapping does not concern the guest. */
+/* Changes to the host's mapping don't affect the guest. */
 TEST_F(file, host_mappings)
 {
 	int i;
@@ -178,8 +178,8 @@ TEST_F(file, host_mappings)
 }
 
 /*
- * Guest faults hold no reference to the page that they are about to map.  If it
- * has left the file meanwhile then the guest must not get it.
+ * Guest faults hold no reference to the page that they are about to map.  If the
+ * page has left the file in the meantime, the guest must not get it.
  */
 TEST_F_TIMEOUT(file, holes_under_faults, 300)
 {
@@ -192,7 +192,7 @@ TEST_F_TIMEOUT(file, holes_under_faults, 300)
 		for (i = 0; i < 50; i++)
 			gmem_punch_hole(g, i % NR_PAGES, 1);
 
-		/* What the guest writes is where the host reads. */
+		/* The host must see what the guest writes. */
 		for (i = 0; i < NR_PAGES; i++) {
 			word = gmem_hva(g, i) + 1;
 			ASSERT_TRUE(wait_for_change(word, READ_ONCE(*word))) {
@@ -203,7 +203,7 @@ TEST_F_TIMEOUT(file, holes_under_faults, 300)
 	gmem_hammer_stop(g, &hammer, 1);
 }
 
-/* A guest_memfd can be neither read-only nor have a log of writes. */
+/* A guest_memfd supports neither read-only memslots nor dirty logging. */
 TEST_F(file, memslot_flags)
 {
 	static const u32 flags[] = { KVM_MEM_LOG_DIRTY_PAGES, KVM_MEM_READONLY };
@@ -219,7 +219,7 @@ TEST_F(file, memslot_flags)
 	}
 }
 
-/* Keep reclaim from ever seeing pages, private or shared. */
+/* Pages must never be visible to reclaim, private or shared. */
 TEST_F(file, unevictable_pages)
 {
 	const u64 wanted = BIT_ULL(KPF_LRU) | BIT_ULL(KPF_UNEVICTABLE);
@@ -230,7 +230,7 @@ TEST_F(file, unevictable_pages)
 		SKIP(return, "no /proc/kpageflags (CONFIG_PROC_PAGE_MONITOR)");
 
 	for (i = 0; i < 2; i++) {
-		/* Drains the LRU cache that it may still be in. */
+		/* Drain the LRU cache that may still hold the page. */
 		gmem_make_private(g, 2, 1);
 		ASSERT_EQ(wanted, hwpoison_page_flags(pfn) & wanted);
 		gmem_write(g, 2, 0x1111);
@@ -243,7 +243,7 @@ TEST_F(file, unevictable_pages)
 	}
 }
 
-/* The policy is the file's, no matter who allocates a page. */
+/* The policy of the file applies to all allocations, by guest or host. */
 TEST_F(file, numa_policy)
 {
 	int status[NR_PAGES], i, round;
@@ -274,7 +274,7 @@ TEST_F(file, numa_policy)
 	}
 }
 
-/* Any descriptor will do, in any process, even if the VM is gone. */
+/* Any descriptor works, in any process, even after the VM is gone. */
 TEST_F(file, other_descriptors)
 {
 	struct gmem_vm other;
@@ -304,7 +304,7 @@ TEST_F(file, other_descriptors)
 	kvm_munmap(mem, DATA_SIZE);
 }
 
-/* Without the file, memory counts as shared, and there is none. */
+/* Once the file is closed, memory counts as shared, and accesses fail. */
 TEST_F(file, close_under_vcpu)
 {
 	struct gmem_hammer hammer;
@@ -314,7 +314,7 @@ TEST_F(file, close_under_vcpu)
 	gmem_hammer_start(g, &hammer, 1, HAMMER_ONCE);
 	usleep(200000);
 
-	/* The mapping has a reference to the file as well. */
+	/* The mapping holds a reference to the file as well. */
 	kvm_munmap(g->mem, DATA_SIZE);
 	kvm_close(g->fd);
 	g->fd = -1;

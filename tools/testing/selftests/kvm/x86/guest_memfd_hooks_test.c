@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Test when guest_memfd calls the hooks for confidential VMs, and what happens
- * if they fail, with the fake ones of CONFIG_KVM_GMEM_TEST_HOOKS.  These warn if
+ * Test when guest_memfd calls the hooks for confidential VMs, and how it handles
+ * failures, with the fake hooks of CONFIG_KVM_GMEM_TEST_HOOKS.  These warn if
  * they are called in the wrong order.
  */
 #include <linux/kernel-page-flags.h>
@@ -52,7 +52,7 @@ static void write_knob(const char *hook, const char *knob, int value)
 	TEST_ASSERT(!r, "Cannot write %s, error: %d", path, r);
 }
 
-/* Fail one call of a hook, after as many others as given. */
+/* Make one call of a hook fail, after @nr_before others. */
 static void inject(const char *hook, int nr_before)
 {
 	write_knob(hook, "verbose", 0);
@@ -83,7 +83,7 @@ static void create_vm(void (*create)(struct gmem_vm *g, int nr_pages), int nr_pa
 	TEST_ASSERT_EQ(seen.assigned, seen_first.assigned);
 }
 
-/* A dead VM gives back its memory like any other. */
+/* A dead VM releases its memory like any other. */
 static void free_vm(void)
 {
 	inject_nothing();
@@ -93,20 +93,20 @@ static void free_vm(void)
 		       seen_first.assigned + seen.leaked - seen_first.leaked);
 }
 
-FIXTURE(hooks) {
-};
+#define HOOKS_FIXTURE(name, create, nr_pages)					\
+	FIXTURE(name) { };							\
+										\
+	FIXTURE_SETUP(name) {							\
+		create_vm(create, nr_pages);					\
+	}									\
+										\
+	FIXTURE_TEARDOWN(name) {						\
+		free_vm();							\
+	}
 
-FIXTURE_SETUP(hooks)
-{
-	create_vm(gmem_vm_create, NR_PAGES);
-}
+HOOKS_FIXTURE(hooks, gmem_vm_create, NR_PAGES)
 
-FIXTURE_TEARDOWN(hooks)
-{
-	free_vm();
-}
-
-/* What has changed since the last time. */
+/* Expect these changes since the last check. */
 #define EXPECT_COUNTERS(nr_assigned, nr_released, nr_leaked)			\
 do {										\
 	struct counters __new = read_counters();				\
@@ -118,7 +118,7 @@ do {										\
 	seen = __new;								\
 } while (0)
 
-/* Pages that only the host has had, or nobody, need not be released. */
+/* Pages that the guest never touched need not be released. */
 TEST_F(hooks, release_of_touched_pages)
 {
 	static const int touched[] = { 1, 2, 5, 9 };
@@ -141,7 +141,7 @@ TEST_F(hooks, release_of_touched_pages)
 		gmem_make_shared(g, 0, 4);
 		EXPECT_COUNTERS(-2, 2, 0);
 
-		/* Again, and what does not change. */
+		/* Repeat it, and convert pages that already match. */
 		gmem_make_shared(g, 0, 4);
 		gmem_make_private(g, 4, 8);
 		EXPECT_COUNTERS(0, 0, 0);
@@ -185,7 +185,7 @@ TEST_F(hooks, release_of_freed_pages)
 	EXPECT_COUNTERS(1, 0, 0);
 }
 
-/* vCPUs fault pages in again and again, at any point of a conversion. */
+/* vCPUs keep faulting in pages, at any point of a conversion. */
 TEST_F_TIMEOUT(hooks, order_under_load, 300)
 {
 	struct gmem_hammer hammers[2];
@@ -202,13 +202,13 @@ TEST_F_TIMEOUT(hooks, order_under_load, 300)
 	gmem_hammer_stop(g, hammers, 2);
 }
 
-/* All that is left to do with such a VM is to destroy it. */
+/* A dead VM can only be destroyed. */
 static void expect_dead(struct __test_metadata *_metadata)
 {
 	EXPECT_EQ(EIO, gmem_convert(g, 0, 1, SHARED));
 	EXPECT_EQ(-1, g->error_page);
 	EXPECT_EQ(EIO, gmem_convert(g, NR_PAGES - 1, 1, PRIVATE));
-	/* Before anything that is wrong with the request. */
+	/* EIO takes precedence over errors in the request. */
 	EXPECT_EQ(-1, ioctl(g->fd, KVM_SET_MEMORY_ATTRIBUTES2, NULL));
 	EXPECT_EQ(EIO, errno);
 	EXPECT_EQ(-1, ioctl(g->vm->fd, KVM_CHECK_EXTENSION, KVM_CAP_USER_MEMORY));
@@ -217,9 +217,8 @@ static void expect_dead(struct __test_metadata *_metadata)
 	EXPECT_EQ(EIO, errno);
 }
 
-/* Failures of hooks, after so many other calls, which kill the VM. */
-FIXTURE(failure) {
-};
+/* Failures of hooks, after @nr_before other calls, that kill the VM. */
+HOOKS_FIXTURE(failure, gmem_vm_create, NR_PAGES)
 
 FIXTURE_VARIANT(failure) {
 	const char *hook;
@@ -236,16 +235,6 @@ FIXTURE_VARIANT_ADD(failure, make_private_in_pre_fault) {
 	.hook = "fail_make_private",
 	.pre_fault = true,
 };
-
-FIXTURE_SETUP(failure)
-{
-	create_vm(gmem_vm_create, NR_PAGES);
-}
-
-FIXTURE_TEARDOWN(failure)
-{
-	free_vm();
-}
 
 TEST_F(failure, dead_vm)
 {
@@ -284,7 +273,7 @@ TEST_F(failure, dead_vm)
 	expect_dead(_metadata);
 }
 
-/* A failure that can be over next time does not kill the VM. */
+/* A transient failure doesn't kill the VM. */
 TEST_F(hooks, make_private_enomem)
 {
 	u64 value;
@@ -301,7 +290,7 @@ TEST_F(hooks, make_private_enomem)
 	ASSERT_EQ(0x1111, *gmem_hva(g, 3));
 }
 
-/* The page is lost, nobody may get it. */
+/* The page is leaked, and must never be reused. */
 TEST_F(hooks, failed_release_of_freed_page)
 {
 	u64 pfn = gmem_host_pfn(g, 3);
@@ -316,29 +305,18 @@ TEST_F(hooks, failed_release_of_freed_page)
 	EXPECT_COUNTERS(0, 0, 1);
 	ASSERT_EQ(BIT_ULL(KPF_LRU), hwpoison_page_flags(pfn) & BIT_ULL(KPF_LRU));
 
-	/* The VM goes on without it. */
+	/* The VM continues without the page. */
 	ASSERT_EQ(0, gmem_read(g, 3));
 	gmem_make_shared(g, 0, NR_PAGES);
 	for (i = 0; i < NR_PAGES; i++)
 		ASSERT_NE(pfn, gmem_host_pfn(g, i));
 }
 
-/* Seconds, on a machine that does much else. */
+/* In seconds, for a busy machine. */
 #define CHUNK_TIMEOUT	300
 
-/* Memory in chunks, which the hooks are to get as a whole. */
-FIXTURE(chunk) {
-};
-
-FIXTURE_SETUP(chunk)
-{
-	create_vm(gmem_vm_create_huge, 2 * GMEM_CHUNK_PAGES);
-}
-
-FIXTURE_TEARDOWN(chunk)
-{
-	free_vm();
-}
+/* Memory in chunks, each of which is passed to the hooks as a whole. */
+HOOKS_FIXTURE(chunk, gmem_vm_create_huge, 2 * GMEM_CHUNK_PAGES)
 
 #define EXPECT_CHUNKS(nr_assigned, nr_released, assigned_calls, released_calls)	\
 do {										\
@@ -358,7 +336,7 @@ TEST_F_TIMEOUT(chunk, whole, CHUNK_TIMEOUT)
 		gmem_make_private(g, 0, GMEM_CHUNK_PAGES);
 		EXPECT_CHUNKS(0, 0, 0, 0);
 
-		/* One fault for all pages. */
+		/* One fault assigns all pages. */
 		ASSERT_EQ(round, gmem_read(g, 100));
 		EXPECT_CHUNKS(GMEM_CHUNK_PAGES, 0, 1, 0);
 		gmem_write(g, 511, round);
@@ -381,25 +359,25 @@ TEST_F_TIMEOUT(chunk, part, CHUNK_TIMEOUT)
 	gmem_make_shared(g, 200, 10);
 	EXPECT_CHUNKS(-10, 10, 0, 0);
 
-	/* Only what the guest touches, if some of the rest is shared. */
+	/* As long as other pages are shared, only touched pages get assigned. */
 	gmem_make_private(g, 200, 10);
 	gmem_read(g, 200);
 	gmem_read(g, 209);
 	EXPECT_CHUNKS(2, 0, 0, 0);
 
-	/* All that is missing, once all of it is private. */
+	/* Once the whole chunk is private, all missing pages get assigned. */
 	gmem_make_private(g, 100, 1);
 	gmem_read(g, 100);
 	EXPECT_CHUNKS(9, 0, 1, 0);
 
-	/* The second call changes all that is left, but not all of the chunk. */
+	/* The second call converts the rest, which is less than a whole chunk. */
 	gmem_make_shared(g, 1, 300);
 	EXPECT_CHUNKS(-300, 300, 0, 0);
 	gmem_make_shared(g, 0, GMEM_CHUNK_PAGES);
 	EXPECT_CHUNKS(-(GMEM_CHUNK_PAGES - 300), GMEM_CHUNK_PAGES - 300, 0, 0);
 }
 
-/* A range that begins or ends within a chunk, and one that has a chunk in it. */
+/* Convert a range that ends within a chunk, and one that contains a chunk. */
 TEST_F_TIMEOUT(chunk, edges, CHUNK_TIMEOUT)
 {
 	gmem_make_private(g, 0, 2 * GMEM_CHUNK_PAGES);
@@ -425,7 +403,7 @@ TEST_F_TIMEOUT(chunk, hole, CHUNK_TIMEOUT)
 	EXPECT_CHUNKS(-511, 511, 0, 0);
 }
 
-/* Pages that are assigned already are not lost, and not assigned again. */
+/* Pages that are already assigned are neither lost nor assigned again. */
 TEST_F_TIMEOUT(chunk, make_private_enomem, CHUNK_TIMEOUT)
 {
 	u64 value;
@@ -465,7 +443,7 @@ TEST_F_TIMEOUT(chunk, release_fails, CHUNK_TIMEOUT)
 	ASSERT_EQ(-1, g->error_page);
 	EXPECT_CHUNKS(-100, 100, 0, 1);
 
-	/* Those that have been released are still private, too. */
+	/* Even pages that have been released are still private. */
 	EXPECT_TRUE(gmem_host_can_access_all_but(g, 0, GMEM_CHUNK_PAGES));
 	expect_dead(_metadata);
 }
@@ -478,7 +456,7 @@ TEST_F_TIMEOUT(chunk, poisoned, CHUNK_TIMEOUT)
 	if (reason)
 		SKIP(return, "%s", reason);
 
-	/* It strikes all of a chunk that is private. */
+	/* Poison a page of a chunk that is assigned as a whole. */
 	pfn = gmem_host_pfn(g, 100);
 	gmem_make_private(g, 0, GMEM_CHUNK_PAGES);
 	gmem_read(g, 0);
@@ -489,7 +467,7 @@ TEST_F_TIMEOUT(chunk, poisoned, CHUNK_TIMEOUT)
 	gmem_make_shared(g, 0, GMEM_CHUNK_PAGES);
 	EXPECT_CHUNKS(-GMEM_CHUNK_PAGES, GMEM_CHUNK_PAGES, 0, 0);
 
-	/* And one of which the guest has not touched anything yet. */
+	/* Poison a page of a chunk that the guest hasn't touched yet. */
 	pfn = gmem_host_pfn(g, GMEM_CHUNK_PAGES + 100);
 	gmem_make_private(g, GMEM_CHUNK_PAGES, GMEM_CHUNK_PAGES);
 	ASSERT_EQ(0, hwpoison_inject(pfn));
@@ -502,13 +480,13 @@ TEST_F_TIMEOUT(chunk, poisoned, CHUNK_TIMEOUT)
 	EXPECT_EQ(0, hwpoison_unpoison_all());
 }
 
-/* Wait for a vCPU to get a whole chunk, which may take long on a busy machine. */
+/* Wait for a chunk to be assigned, which may take long on a busy machine. */
 static void wait_for_chunk(int nr_before)
 {
 	struct timespec start = time_now();
 
 	while (read_counters().assigned_chunks == nr_before) {
-		TEST_ASSERT(elapsed_ms(start) < 60 * 1000, "No vCPU gets a chunk");
+		TEST_ASSERT(elapsed_ms(start) < 60 * 1000, "No chunk was assigned");
 		usleep(500);
 	}
 }

@@ -1,9 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Test how guest_memfd gets memory for huge pages, and that nothing fails if
- * there is none.
+ * Test how guest_memfd allocates memory for huge pages, and that nothing fails if
+ * there is no memory for them.
  */
-#include <fcntl.h>
 #include <limits.h>
 
 #include "gmem_huge.h"
@@ -35,13 +34,13 @@ static int fail_large_allocations(bool fail)
 	return write_file(FAULT_DIR "fail_page_alloc/probability", fail ? "100" : "0");
 }
 
-/* Of this thread, after the first bytes, or none if negative. */
+/* Fail slab allocations of this thread after @space bytes, or none if negative. */
 static int fail_slab_allocations(int space)
 {
 	static int fd = -1;
 	char text[16];
 
-	/* Open it while that still works. */
+	/* Open the file before allocations fail. */
 	if (fd < 0)
 		fd = open("/proc/thread-self/make-it-fail", O_WRONLY);
 	if (fd < 0 || pwrite(fd, "0", 1, 0) != 1)
@@ -60,25 +59,17 @@ static int fail_slab_allocations(int space)
 	return 0;
 }
 
-static int get_nr_nodes(void)
-{
-	return access("/sys/devices/system/node/node1", F_OK) ? 1 : 2;
-}
-
 static int page_node(void *hva)
 {
 	int status = -1;
 
 	(void)READ_ONCE(*(u64 *)hva);
-	TEST_ASSERT(!syscall(__NR_move_pages, 0, 1ul, &hva, NULL, &status, 0),
-		    "move_pages() failed");
+	kvm_move_pages(0, 1, &hva, NULL, &status, 0);
 	return status;
 }
 
 TEST_F(huge, populate_by_fallocate)
 {
-	struct gmem_vm *g = &self->g;
-
 	kvm_fallocate(g->fd, FALLOC_FL_KEEP_SIZE, (u64)PAGE * PAGE_SIZE, PAGE_SIZE);
 	ASSERT_EQ(GMEM_CHUNK_PAGES, gmem_read_fdinfo(getpid(), g->fd).allocated);
 	ASSERT_EQ(0, gmem_read(g, GMEM_CHUNK_PAGES));
@@ -88,31 +79,30 @@ TEST_F(huge, populate_by_fallocate)
 TEST_F(huge, parameter_is_sampled)
 {
 	bool on = gmem_hugepages();
-	struct gmem_vm g;
+	struct gmem_vm other;
 
 	gmem_set_hugepages(false);
-	gmem_vm_create(&g, NR_PAGES);
+	gmem_vm_create(&other, NR_PAGES);
 	gmem_set_hugepages(true);
-	gmem_write(&g, 0, 1);
-	ASSERT_EQ(1, gmem_read_fdinfo(getpid(), g.fd).allocated);
-	ASSERT_EQ(PAGE_SIZE, gmem_read_fdinfo(getpid(), g.fd).page_size);
+	gmem_write(&other, 0, 1);
+	ASSERT_EQ(1, gmem_read_fdinfo(getpid(), other.fd).allocated);
+	ASSERT_EQ(PAGE_SIZE, gmem_read_fdinfo(getpid(), other.fd).page_size);
 
 	gmem_set_hugepages(false);
-	gmem_write(&self->g, 0, 1);
-	ASSERT_EQ(GMEM_CHUNK_PAGES, gmem_read_fdinfo(getpid(), self->g.fd).allocated);
+	gmem_write(g, 0, 1);
+	ASSERT_EQ(GMEM_CHUNK_PAGES, gmem_read_fdinfo(getpid(), g->fd).allocated);
 	gmem_set_hugepages(on);
-	gmem_vm_free(&g);
+	gmem_vm_free(&other);
 }
 
-/* The policy of the page that is touched decides on all of the chunk. */
+/* The policy of the page that is touched applies to the whole chunk. */
 TEST_F(huge, numa_bind)
 {
-	struct gmem_vm *g = &self->g;
 	unsigned long mask;
 	int node, page;
 
-	if (get_nr_nodes() < 2)
-		SKIP(return, "a single NUMA node");
+	if (!is_multi_numa_node_system())
+		SKIP(return, "only one NUMA node");
 
 	for (node = 1; node >= 0; node--) {
 		mask = BIT(node);
@@ -125,13 +115,11 @@ TEST_F(huge, numa_bind)
 		TEST_ASSERT_EQ(page_node(gmem_hva(g, page)), page / GMEM_CHUNK_PAGES);
 }
 
-/* No contiguous memory: single pages, and no attempt per page that is there. */
+/* Without contiguous memory, single pages are allocated, with no retries for them. */
 TEST_F(huge, no_contiguous_memory)
 {
-	struct gmem_vm *g = &self->g;
-
 	if (fail_large_allocations(true))
-		SKIP(return, "CONFIG_FAIL_PAGE_ALLOC or debugfs is not there");
+		SKIP(return, "CONFIG_FAIL_PAGE_ALLOC or debugfs is missing");
 	gmem_fill(g, 0, NR_PAGES / 2);
 	fail_large_allocations(false);
 	ASSERT_EQ(0, nr_huge(self));
@@ -143,19 +131,18 @@ TEST_F(huge, no_contiguous_memory)
 }
 
 /*
- * Fail all allocations for a chunk but the first n, for all n.  It is all of the
- * chunk that is there afterwards, the page asked for, or nothing.
+ * Fail all allocations for a chunk except the first n, for all n.  Afterwards,
+ * either the whole chunk, the requested page, or nothing must be allocated.
  */
 TEST_F_TIMEOUT(huge, allocation_fails, 300)
 {
-	struct gmem_vm *g = &self->g;
 	int space, r, err, nr_single = 0, nr_failed = 0;
 	u64 allocated;
 
 	if (fail_slab_allocations(0))
-		SKIP(return, "CONFIG_FAILSLAB or debugfs is not there");
+		SKIP(return, "CONFIG_FAILSLAB or debugfs is missing");
 
-	/* A node of the page cache's tree takes more than a step. */
+	/* A node of the page cache's tree is larger than a step. */
 	for (allocated = 0, space = 0; allocated < GMEM_CHUNK_PAGES; space += 500) {
 		fail_slab_allocations(space);
 		r = fallocate(g->fd, FALLOC_FL_KEEP_SIZE, (u64)PAGE * PAGE_SIZE,
@@ -176,7 +163,7 @@ TEST_F_TIMEOUT(huge, allocation_fails, 300)
 		ASSERT_EQ(allocated == GMEM_CHUNK_PAGES,
 			  gmem_read_fdinfo(getpid(), g->fd).chunks);
 
-		/* What is left must not keep the next one from being whole. */
+		/* Leftovers must not keep the next chunk from being whole. */
 		gmem_punch_hole(g, 0, NR_PAGES);
 		ASSERT_EQ(0, gmem_read_fdinfo(getpid(), g->fd).allocated);
 	}
@@ -184,10 +171,9 @@ TEST_F_TIMEOUT(huge, allocation_fails, 300)
 	ASSERT_LT(0, nr_failed + nr_single);
 }
 
-/* A limit below the size of a chunk, and no reason to kill anybody. */
+/* A limit below the size of a chunk must not get any task killed. */
 TEST_F(huge, memcg_limit)
 {
-	struct gmem_vm *g = &self->g;
 	char root[PATH_MAX], *cgroup;
 	int r;
 
@@ -212,16 +198,15 @@ TEST_F(huge, memcg_limit)
 	free(cgroup);
 }
 
-/* A conversion doesn't need memory to split what the guest has mapped. */
+/* A conversion doesn't need memory to split the guest's huge mappings. */
 TEST_F(huge, split_fails)
 {
-	struct gmem_vm *g = &self->g;
 	int fail_nth = open_fail_nth(), nth, r, nr_unsplit = 0;
 	bool failed = true;
 	u64 faults;
 
 	if (fail_nth < 0)
-		SKIP(return, "CONFIG_FAILSLAB or debugfs is not there");
+		SKIP(return, "CONFIG_FAILSLAB or debugfs is missing");
 
 	for (nth = 1; failed; nth++) {
 		convert(g, 0, NR_PAGES, PRIVATE);
@@ -249,12 +234,4 @@ TEST_F(huge, split_fails)
 	ASSERT_LT(0, nr_unsplit);
 }
 
-int main(int argc, char **argv)
-{
-	const char *reason = gmem_vm_unsupported();
-
-	if (reason)
-		ksft_exit_skip("%s\n", reason);
-
-	return test_harness_run(argc, argv);
-}
+GMEM_TEST_MAIN(gmem_vm_unsupported())

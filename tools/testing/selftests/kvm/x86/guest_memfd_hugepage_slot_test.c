@@ -1,16 +1,16 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
  * Test huge pages of guest_memfd memory under running vCPUs: while memslots are
- * made again or the file is closed, a vCPU sees what is there, or exits because
- * there is nothing.  And nested guests see what their host does.
+ * recreated or the file is closed, a vCPU sees the current contents, or exits
+ * because there is no memory.  Nested guests must see the same as their host.
  */
 #include "gmem_huge.h"
 #include "svm_util.h"
 
-/* Some are preempted while they look for a memslot, if there are fewer CPUs. */
+/* With fewer CPUs, some vCPUs are preempted while they look up a memslot. */
 #define NR_VCPUS	4
 #define PASS_SECONDS	120
-/* What an MMIO exit has the guest read. */
+/* The value that the guest reads from an MMIO exit. */
 #define NOTHING		~0ull
 
 /* Written by the host. */
@@ -18,10 +18,10 @@ static u64 slot_seq;
 static u64 generation;
 static u64 stop;
 
-/* Written by the guest: how many pages each vCPU has been to, again and again. */
+/* Written by the guest: the number of pages that each vCPU has accessed. */
 static u64 nr_pages[NR_VCPUS];
 
-/* Where in the file the slot is; half of them can't have huge pages. */
+/* The slot's offsets in the file, in pages; about half rule out huge pages. */
 static const int slot_pages[] = { 0, 512, 256, 1536, 768, 1024, 1280 };
 
 static int slot_page(u64 seq)
@@ -29,7 +29,7 @@ static int slot_page(u64 seq)
 	return slot_pages[seq / 2 % ARRAY_SIZE(slot_pages)];
 }
 
-/* Return true if a slot at one of these places has @value in its page @i. */
+/* Return true if page @i of a slot at any of these offsets may contain @value. */
 static bool can_be_at(u64 i, u64 value)
 {
 	u64 page = value - gmem_pattern(i);
@@ -38,8 +38,9 @@ static bool can_be_at(u64 i, u64 value)
 }
 
 /*
- * Read all pages of the slot.  @slot_seq is odd while the slot is made again, and
- * a read during which it doesn't change has to find the right page of the file.
+ * Read all pages of the slot.  @slot_seq is odd while the slot is recreated.  A
+ * read during which it is even and doesn't change must find the right page of the
+ * file.
  */
 static void guest_follow(u64 id)
 {
@@ -56,7 +57,7 @@ static void guest_follow(u64 id)
 			else if (value != NOTHING)
 				GUEST_ASSERT(can_be_at(i, value));
 
-			/* The same in all places that the slot can be in. */
+			/* Write the same value for all offsets of the slot. */
 			WRITE_ONCE(p[1 + id], 1 + i % 256);
 			nr_pages[id]++;
 		}
@@ -64,7 +65,7 @@ static void guest_follow(u64 id)
 	GUEST_DONE();
 }
 
-/* Read all pages, of one file after the other. */
+/* Read all pages, of one file after another. */
 static void guest_read_all(u64 id)
 {
 	u64 i, value;
@@ -79,12 +80,11 @@ static void guest_read_all(u64 id)
 	GUEST_DONE();
 }
 
-/* Until the guest is done, or KVM_RUN fails: return the errno. */
+/* Run until the guest is done, or KVM_RUN fails.  Return the errno. */
 static void *run_vcpu(void *arg)
 {
 	struct kvm_vcpu *vcpu = arg;
 	struct kvm_run *run = vcpu->run;
-	struct ucall uc;
 
 	for (;;) {
 		if (_vcpu_run(vcpu))
@@ -99,19 +99,12 @@ static void *run_vcpu(void *arg)
 			continue;
 		}
 
-		switch (get_ucall(vcpu, &uc)) {
-		case UCALL_DONE:
-			return NULL;
-		case UCALL_ABORT:
-			REPORT_GUEST_ASSERT(uc);
-		default:
-			TEST_FAIL("Unexpected exit, reason: %u (%s)", run->exit_reason,
-				  exit_reason_str(run->exit_reason));
-		}
+		gmem_get_ucall(vcpu, UCALL_DONE);
+		return NULL;
 	}
 }
 
-/* Wait until each vCPU has been to @nr pages that it went to after this. */
+/* Wait until each vCPU has made @nr accesses that began after the call. */
 static void wait_for_pages(struct kvm_vm *vm, int nr_vcpus, u64 nr)
 {
 	struct timespec start = time_now();
@@ -124,7 +117,7 @@ static void wait_for_pages(struct kvm_vm *vm, int nr_vcpus, u64 nr)
 	for (i = 0; i < nr_vcpus; i++) {
 		while (nr_pages[i] <= before[i] + nr) {
 			TEST_ASSERT(elapsed_ms(start) < PASS_SECONDS * 1000,
-				    "vCPU %d gets no further", i);
+				    "vCPU %d makes no progress", i);
 			usleep(1000);
 			sync_global_from_guest(vm, nr_pages);
 		}
@@ -145,7 +138,7 @@ static int join(pthread_t thread)
 	clock_gettime(CLOCK_REALTIME, &deadline);
 	deadline.tv_sec += PASS_SECONDS;
 	TEST_ASSERT(!pthread_timedjoin_np(thread, &err, &deadline),
-		    "The vCPU still runs");
+		    "The vCPU is still running");
 	return (long)err;
 }
 
@@ -173,14 +166,13 @@ static int stop_vcpus(struct kvm_vm *vm, pthread_t *threads)
 	return err;
 }
 
-/* Without a memslot there is no memory, which is MMIO. */
+/* Without a memslot, there is no memory, so accesses are MMIO. */
 TEST_F_TIMEOUT(huge, slot_under_vcpus, 600)
 {
-	/* Every eighth time, all pages are read. */
+	/* Wait for all pages to be read in every eighth round. */
 	const int nr_rounds = 64 * ARRAY_SIZE(slot_pages);
 	struct kvm_vcpu *vcpus[NR_VCPUS];
 	pthread_t threads[NR_VCPUS];
-	struct gmem_vm *g = &self->g;
 	bool whole;
 	int i, j;
 
@@ -195,7 +187,7 @@ TEST_F_TIMEOUT(huge, slot_under_vcpus, 600)
 	for (i = 1; i <= nr_rounds; i++) {
 		set_slot_seq(g->vm, 2 * i - 1);
 		gmem_set_slot(g, GMEM_SLOT, 0, 0, 0);
-		/* A page may change while it is in no slot. */
+		/* Convert a page while it is in no slot. */
 		convert(g, PAGE, 1, i % 2 ? 0 : PRIVATE);
 		gmem_set_slot(g, GMEM_SLOT, 0, GMEM_CHUNK_PAGES, slot_page(2 * i));
 		set_slot_seq(g->vm, 2 * i);
@@ -218,11 +210,10 @@ TEST_F_TIMEOUT(huge, slot_under_vcpus, 600)
 	}
 }
 
-/* With a memslot but without its file there is no memory, either. */
+/* With a memslot but without its file, there is no memory, either. */
 TEST_F_TIMEOUT(huge, file_closed_under_vcpu, 600)
 {
 	const u64 size = (u64)NR_PAGES * PAGE_SIZE;
-	struct gmem_vm *g = &self->g;
 	bool on = gmem_hugepages();
 	struct kvm_vcpu *vcpu;
 	struct kvm_run *run;
@@ -241,12 +232,12 @@ TEST_F_TIMEOUT(huge, file_closed_under_vcpu, 600)
 		generation = round << 48;
 		sync_global_to_guest(g->vm, generation);
 
-		/* The access that has failed is the first one to be repeated. */
+		/* The vCPU first repeats the access that failed. */
 		kvm_pthread_create(&thread, NULL, run_vcpu, vcpu);
 		wait_for_pages(g->vm, 1, NR_PAGES);
 		ASSERT_EQ(NR_CHUNKS, nr_huge(self));
 
-		/* The mapping has a reference to the file as well. */
+		/* The mapping holds a reference to the file as well. */
 		kvm_munmap(g->mem, size);
 		kvm_close(g->fd);
 		ASSERT_EQ(EFAULT, join(thread));
@@ -265,37 +256,27 @@ TEST_F_TIMEOUT(huge, file_closed_under_vcpu, 600)
 	}
 }
 
-struct flips {
-	struct gmem_vm *g;
-	bool stop;
-	u64 nr;
-};
-
-static void *flip(void *arg)
+static bool flip(u64 n)
 {
-	struct flips *flips = arg;
-
-	for (; !READ_ONCE(flips->stop); flips->nr++)
-		convert(flips->g, PAGE, 1, flips->nr % 2 ? 0 : PRIVATE);
-	return NULL;
+	convert(g, PAGE, 1, n % 2 ? 0 : PRIVATE);
+	return true;
 }
 
 /*
- * While one page changes all the time, faults on any page of its chunk retry, but
- * not forever.
+ * While one page is converted all the time, faults on any page of its chunk
+ * retry, but not forever.
  */
 TEST_F_TIMEOUT(huge, one_page_flipping, 600)
 {
 	struct kvm_vcpu *vcpus[NR_VCPUS];
-	pthread_t threads[NR_VCPUS], thread;
-	struct gmem_vm *g = &self->g;
-	struct flips flips = { .g = g };
+	struct worker flipper = { "convert", flip };
+	pthread_t threads[NR_VCPUS];
 	u64 taken = 0, fixed = 0, longest = 0;
 	int i;
 
 	for (i = 0; i < NR_PAGES; i++)
 		*gmem_hva(g, i) = gmem_pattern(i);
-	kvm_pthread_create(&thread, NULL, flip, &flips);
+	workers_start(&flipper, 1);
 	start_vcpus(g->vm, guest_read_all, vcpus, threads);
 
 	for (i = 0; i < 20; i++) {
@@ -304,24 +285,23 @@ TEST_F_TIMEOUT(huge, one_page_flipping, 600)
 		wait_for_pages(g->vm, NR_VCPUS, NR_PAGES);
 		longest = max(longest, elapsed_ms(start));
 
-		/* Have neighbours fault again. */
+		/* Make neighbours fault again. */
 		convert(g, PAGE + 1, 200, i % 2 ? 0 : PRIVATE);
 	}
 
 	ASSERT_EQ(0, stop_vcpus(g->vm, threads));
-	flips.stop = true;
-	kvm_pthread_join(thread, NULL);
+	workers_stop(&flipper, 1);
 	for (i = 0; i < NR_VCPUS; i++) {
 		taken += vcpu_get_stat(vcpus[i], pf_taken);
 		fixed += vcpu_get_stat(vcpus[i], pf_fixed);
 	}
 	TH_LOG("%lu conversions, %lu faults, %lu mappings, a pass took %lu ms at most",
-	       flips.nr, taken, fixed, longest);
+	       flipper.nr_done, taken, fixed, longest);
 	ASSERT_LT(0, fixed);
-	ASSERT_LT(1, flips.nr);
+	ASSERT_LT(1, flipper.nr_done);
 }
 
-/* Written by the host: which page the nested guest is to read. */
+/* Written by the host: the next page for the nested guest to read. */
 static u64 l2_page;
 
 static void l2_code(void)
@@ -338,28 +318,17 @@ static void l1_code(struct svm_test_data *svm)
 		   svm->vmcb->control.exit_code);
 }
 
-static u64 l2_read(struct gmem_vm *g, struct kvm_vcpu *vcpu, int page)
+static u64 l2_read(struct kvm_vcpu *vcpu, int page)
 {
-	struct ucall uc;
-
 	l2_page = page;
 	sync_global_to_guest(g->vm, l2_page);
 	vcpu_run(vcpu);
-	switch (get_ucall(vcpu, &uc)) {
-	case UCALL_SYNC:
-		return uc.args[1];
-	case UCALL_ABORT:
-		REPORT_GUEST_ASSERT(uc);
-	default:
-		TEST_FAIL("Unexpected exit %u", vcpu->run->exit_reason);
-	}
-	return 0;
+	return gmem_get_ucall(vcpu, UCALL_SYNC);
 }
 
-/* With nested paging, in tables that KVM makes from those of the guest. */
+/* Test nested paging, with tables that KVM builds from those of the guest. */
 TEST_F_TIMEOUT(huge, nested, 600)
 {
-	struct gmem_vm *g = &self->g;
 	struct kvm_vcpu *vcpu;
 	gva_t svm;
 	int i;
@@ -379,35 +348,27 @@ TEST_F_TIMEOUT(huge, nested, 600)
 	convert(g, 0, NR_PAGES, PRIVATE);
 	gmem_fill(g, 0, NR_PAGES);
 	ASSERT_EQ(NR_CHUNKS, nr_huge(self));
-	ASSERT_EQ(gmem_pattern(PAGE), l2_read(g, vcpu, PAGE));
+	ASSERT_EQ(gmem_pattern(PAGE), l2_read(vcpu, PAGE));
 	ASSERT_EQ(NR_CHUNKS + 1, nr_huge(self));
 
-	/* Neither the guest nor its guest keeps a huge page. */
+	/* Neither the guest nor the nested guest keeps a huge page. */
 	convert(g, PAGE, 1, 0);
 	ASSERT_EQ(NR_CHUNKS - 1, nr_huge(self));
 	*gmem_hva(g, PAGE) = 0x1111;
-	ASSERT_EQ(0x1111, l2_read(g, vcpu, PAGE));
-	ASSERT_EQ(gmem_pattern(PAGE + 1), l2_read(g, vcpu, PAGE + 1));
+	ASSERT_EQ(0x1111, l2_read(vcpu, PAGE));
+	ASSERT_EQ(gmem_pattern(PAGE + 1), l2_read(vcpu, PAGE + 1));
 	ASSERT_EQ(NR_CHUNKS - 1, nr_huge(self));
 
-	/* Nothing but the other page. */
+	/* The nested guest must read the new page. */
 	gmem_punch_hole(g, PAGE, 1);
-	ASSERT_EQ(0, l2_read(g, vcpu, PAGE));
+	ASSERT_EQ(0, l2_read(vcpu, PAGE));
 
 	gmem_punch_hole(g, GMEM_CHUNK_PAGES, GMEM_CHUNK_PAGES);
 	convert(g, PAGE, 1, PRIVATE);
 	gmem_fill(g, GMEM_CHUNK_PAGES, GMEM_CHUNK_PAGES);
 	for (i = GMEM_CHUNK_PAGES; i < 2 * GMEM_CHUNK_PAGES; i++)
-		ASSERT_EQ(gmem_pattern(i), l2_read(g, vcpu, i));
+		ASSERT_EQ(gmem_pattern(i), l2_read(vcpu, i));
 	ASSERT_EQ(NR_CHUNKS + 1, nr_huge(self));
 }
 
-int main(int argc, char **argv)
-{
-	const char *reason = gmem_vm_unsupported();
-
-	if (reason)
-		ksft_exit_skip("%s\n", reason);
-
-	return test_harness_run(argc, argv);
-}
+GMEM_TEST_MAIN(gmem_vm_unsupported())

@@ -1,31 +1,18 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Test that a guest never gets to see memory through a huge page that it should
- * not: vCPUs touch all pages of a few chunks, the host touches those that are
- * shared, while one thread converts, punches and writes at random and knows what
- * each page must hold.
+ * Test that huge pages never give a guest access to the wrong memory: vCPUs touch
+ * all pages of a few chunks, the host touches those that are shared, while one
+ * thread converts, punches and writes at random, and tracks the expected contents
+ * of each page.
  *
- * In kernels with CONFIG_KVM_PROVE_MMU, KVM checks each huge page that it maps.
+ * With CONFIG_KVM_PROVE_MMU, KVM checks each huge page that it maps.
  *
  * usage: guest_memfd_hugepage_stress_test [harness options] [seconds]
  */
 #include <ctype.h>
-#include <errno.h>
-#include <pthread.h>
-#include <stdlib.h>
-#include <string.h>
-#include <unistd.h>
 
-#include <linux/falloc.h>
+#include "gmem_test.h"
 
-#include "gmem_util.h"
-#include "gmem_vm.h"
-#include "kvm_util.h"
-#include "processor.h"
-#include "test_util.h"
-#include "kselftest_harness.h"
-
-#define PRIVATE		KVM_MEMORY_ATTRIBUTE_PRIVATE
 #define NR_PAGES	(2 * GMEM_CHUNK_PAGES)
 #define NR_HAMMERS	2
 
@@ -43,7 +30,7 @@ static struct {
 	u64 stop;
 } stress;
 
-/* Reads the first word of all pages, and writes to a word of its own. */
+/* Read the first word of all pages, and write to a word that no other vCPU uses. */
 static void guest_stress(u64 id)
 {
 	u64 page = id, value, *p;
@@ -52,7 +39,7 @@ static void guest_stress(u64 id)
 		page = (page * 5 + 3) % NR_PAGES;
 		p = (u64 *)(GMEM_GPA + page * PAGE_SIZE);
 		value = READ_ONCE(*p);
-		__GUEST_ASSERT(IS_VALID(value, page), "Page %lu has 0x%lx", page, value);
+		__GUEST_ASSERT(IS_VALID(value, page), "Page %lu contains 0x%lx", page, value);
 		WRITE_ONCE(p[1 + id], page);
 	}
 	GUEST_DONE();
@@ -61,41 +48,28 @@ static void guest_stress(u64 id)
 static void *run_vcpu(void *arg)
 {
 	struct kvm_vcpu *vcpu = arg;
-	struct ucall uc;
 
-	for (;;) {
-		vcpu_run(vcpu);
-		switch (get_ucall(vcpu, &uc)) {
-		case UCALL_DONE:
-			return NULL;
-		case UCALL_ABORT:
-			REPORT_GUEST_ASSERT(uc);
-		default:
-			TEST_FAIL("Unexpected exit, reason: %u (%s)",
-				  vcpu->run->exit_reason,
-				  exit_reason_str(vcpu->run->exit_reason));
-		}
-	}
+	vcpu_run(vcpu);
+	gmem_get_ucall(vcpu, UCALL_DONE);
+	return NULL;
 }
 
 static void *run_host(void *arg)
 {
 	struct kvm_random_state rng = new_kvm_random_state(kvm_random_seed + 1);
-	struct gmem_vm *g = arg;
 	u64 value;
 	int page;
 
 	while (!READ_ONCE(stress.stop)) {
 		page = kvm_random_u32(&rng) % NR_PAGES;
 		if (try_read(gmem_hva(g, page), &value))
-			TEST_ASSERT(IS_VALID(value, page), "Page %d has 0x%lx", page,
+			TEST_ASSERT(IS_VALID(value, page), "Page %d contains 0x%lx", page,
 				    value);
 	}
 	return NULL;
 }
 
 FIXTURE(stress) {
-	struct gmem_vm g;
 	u64 values[NR_PAGES];
 	bool private[NR_PAGES];
 	u32 seq;
@@ -103,20 +77,15 @@ FIXTURE(stress) {
 
 FIXTURE_SETUP(stress)
 {
-	const char *reason = gmem_vm_unsupported();
-
-	if (reason)
-		SKIP(exit(KSFT_SKIP), "%s", reason);
-
-	gmem_vm_create_huge(&self->g, NR_PAGES);
+	gmem_vm_create_huge(g, NR_PAGES);
 }
 
 FIXTURE_TEARDOWN(stress)
 {
-	gmem_vm_free(&self->g);
+	gmem_vm_free(g);
 }
 
-/* A page, a few, a chunk, or anything. */
+/* Pick a few pages, a chunk, all pages, or any range. */
 static void random_range(struct kvm_random_state *rng, int *page, int *nr)
 {
 	*page = kvm_random_u32(rng) % NR_PAGES;
@@ -143,11 +112,11 @@ static void do_convert(FIXTURE_DATA(stress) *self, struct kvm_random_state *rng,
 	bool to_private = kvm_random_bool(rng);
 	int i;
 
-	/* Mostly private, with exceptions, or huge pages are too rare. */
+	/* Keep memory mostly private, or huge pages would be too rare. */
 	if (nr >= GMEM_CHUNK_PAGES)
 		to_private = true;
 
-	gmem_set_attributes(self->g.fd, (u64)page * PAGE_SIZE, (u64)nr * PAGE_SIZE,
+	gmem_set_attributes(g->fd, (u64)page * PAGE_SIZE, (u64)nr * PAGE_SIZE,
 			    to_private ? PRIVATE : 0);
 	for (i = page; i < page + nr; i++)
 		self->private[i] = to_private;
@@ -155,16 +124,14 @@ static void do_convert(FIXTURE_DATA(stress) *self, struct kvm_random_state *rng,
 
 static void do_punch(FIXTURE_DATA(stress) *self, int page, int nr)
 {
-	gmem_punch_hole(&self->g, page, nr);
+	gmem_punch_hole(g, page, nr);
 	memset(&self->values[page], 0, nr * sizeof(self->values[0]));
 }
 
-/* What the host wrote must be what the guest reads, and vice versa. */
+/* The guest must read what the host wrote, and vice versa. */
 static void do_write(FIXTURE_DATA(stress) *self, struct kvm_random_state *rng,
 		     int page)
 {
-	struct gmem_vm *g = &self->g;
-
 	self->values[page] = pattern(page, ++self->seq);
 	if (!self->private[page] && kvm_random_bool(rng))
 		WRITE_ONCE(*gmem_hva(g, page), self->values[page]);
@@ -174,17 +141,16 @@ static void do_write(FIXTURE_DATA(stress) *self, struct kvm_random_state *rng,
 
 static void do_read(FIXTURE_DATA(stress) *self, int page)
 {
-	struct gmem_vm *g = &self->g;
 	u64 value;
 
 	value = gmem_read(g, page);
-	TEST_ASSERT(value == self->values[page], "Guest's page %d has 0x%lx, not 0x%lx",
+	TEST_ASSERT(value == self->values[page], "Guest's page %d contains 0x%lx, not 0x%lx",
 		    page, value, self->values[page]);
 
 	TEST_ASSERT(try_read(gmem_hva(g, page), &value) == !self->private[page],
 		    "Page %d is %s", page, self->private[page] ? "private" : "shared");
 	TEST_ASSERT(self->private[page] || value == self->values[page],
-		    "Host's page %d has 0x%lx, not 0x%lx", page, value,
+		    "Host's page %d contains 0x%lx, not 0x%lx", page, value,
 		    self->values[page]);
 }
 
@@ -193,7 +159,6 @@ TEST_F_TIMEOUT(stress, oracle, 24 * 60 * 60)
 	struct kvm_random_state rng = new_kvm_random_state(kvm_random_seed);
 	pthread_t hammers[NR_HAMMERS], host;
 	struct timespec start = time_now();
-	struct gmem_vm *g = &self->g;
 	u64 nr_done, pages_2m = 0, max_us = 0;
 	int i, page, nr;
 
@@ -206,7 +171,7 @@ TEST_F_TIMEOUT(stress, oracle, 24 * 60 * 60)
 		vcpu_args_set(vcpu, 1, (u64)i);
 		kvm_pthread_create(&hammers[i], NULL, run_vcpu, vcpu);
 	}
-	kvm_pthread_create(&host, NULL, run_host, g);
+	kvm_pthread_create(&host, NULL, run_host, NULL);
 
 	for (nr_done = 0; elapsed_ms(start) < nr_seconds * 1000ull; nr_done++) {
 		struct timespec before = time_now();
@@ -248,5 +213,5 @@ int main(int argc, char **argv)
 		nr_seconds = atoi_positive("Number of seconds", argv[--argc]);
 	argv[argc] = NULL;
 
-	return test_harness_run(argc, argv);
+	return gmem_test_run(argc, argv, gmem_vm_unsupported());
 }

@@ -1,17 +1,16 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Test guest_memfd memory that the guest maps with huge pages: when it does,
- * what a change to a single page does to it, and that all that holds for single
- * pages still does.
+ * Test guest_memfd memory that the guest maps with huge pages: when huge pages
+ * are used, how changes to single pages affect them, and that the rules for
+ * single pages still hold.
  */
 #include <sys/resource.h>
 
 #include "gmem_huge.h"
-#include "hwpoison.h"
 
 /*
- * Check the contents of the second chunk but for one page, which must not have
- * cost the guest any fault.
+ * Check the contents of the second chunk, except for PAGE.  Reading the other
+ * pages must not cause any faults in the guest.
  */
 static void check_others(struct gmem_vm *g)
 {
@@ -24,7 +23,6 @@ static void check_others(struct gmem_vm *g)
 
 static void populate(struct __test_metadata *_metadata, FIXTURE_DATA(huge) *self)
 {
-	struct gmem_vm *g = &self->g;
 	u64 faults = nr_faults(g);
 
 	gmem_fill(g, 0, NR_PAGES);
@@ -37,20 +35,19 @@ static void populate(struct __test_metadata *_metadata, FIXTURE_DATA(huge) *self
 
 TEST_F(huge, populate_shared)
 {
-	ASSERT_EQ(SZ_2M, gmem_read_fdinfo(getpid(), self->g.fd).page_size);
+	ASSERT_EQ(SZ_2M, gmem_read_fdinfo(getpid(), g->fd).page_size);
 	populate(_metadata, self);
 }
 
 TEST_F(huge, populate_private)
 {
-	convert(&self->g, 0, NR_PAGES, PRIVATE);
+	convert(g, 0, NR_PAGES, PRIVATE);
 	populate(_metadata, self);
 }
 
-/* References from LRU caches must not be taken for users, either. */
+/* References held by LRU caches must not make pages busy, either. */
 TEST_F(huge, populate_by_host)
 {
-	struct gmem_vm *g = &self->g;
 	int i;
 
 	for (i = 0; i < NR_CHUNKS; i++)
@@ -67,7 +64,6 @@ TEST_F(huge, populate_by_host)
 static void one_page(struct __test_metadata *_metadata, FIXTURE_DATA(huge) *self,
 		     u64 from, u64 to)
 {
-	struct gmem_vm *g = &self->g;
 	u64 faults, pfn;
 	int i;
 
@@ -94,7 +90,7 @@ static void one_page(struct __test_metadata *_metadata, FIXTURE_DATA(huge) *self
 	gmem_check(g, 0, NR_PAGES);
 	ASSERT_EQ(1, nr_faults(g) - faults);
 
-	/* Over the same memory. */
+	/* The memory is still one contiguous chunk. */
 	convert(g, 0, NR_PAGES, 0);
 	pfn = gmem_host_pfn(g, GMEM_CHUNK_PAGES);
 	ASSERT_EQ(0, pfn % GMEM_CHUNK_PAGES);
@@ -116,7 +112,6 @@ TEST_F(huge, one_page_to_private)
 /* From the middle of one chunk into the middle of another. */
 TEST_F(huge, range_to_shared)
 {
-	struct gmem_vm *g = &self->g;
 	u64 faults;
 
 	convert(g, 0, NR_PAGES, PRIVATE);
@@ -136,7 +131,6 @@ TEST_F(huge, range_to_shared)
 
 TEST_F(huge, chunk_to_shared)
 {
-	struct gmem_vm *g = &self->g;
 	u64 faults;
 
 	convert(g, 0, NR_PAGES, PRIVATE);
@@ -152,8 +146,6 @@ TEST_F(huge, chunk_to_shared)
 
 TEST_F(huge, punch_one_page)
 {
-	struct gmem_vm *g = &self->g;
-
 	gmem_fill(g, 0, NR_PAGES);
 	gmem_punch_hole(g, PAGE, 1);
 	ASSERT_EQ(NR_PAGES - 1, gmem_read_fdinfo(getpid(), g->fd).allocated);
@@ -163,7 +155,7 @@ TEST_F(huge, punch_one_page)
 	ASSERT_EQ(NR_PAGES, gmem_read_fdinfo(getpid(), g->fd).allocated);
 	gmem_check(g, GMEM_CHUNK_PAGES, PAGE - GMEM_CHUNK_PAGES);
 
-	/* All of it gives a new chunk. */
+	/* Punching out the whole chunk makes room for a new one. */
 	gmem_punch_hole(g, GMEM_CHUNK_PAGES, GMEM_CHUNK_PAGES);
 	ASSERT_EQ(0, gmem_read(g, PAGE));
 	ASSERT_EQ(0, gmem_read(g, PAGE + 1));
@@ -171,14 +163,13 @@ TEST_F(huge, punch_one_page)
 	ASSERT_EQ(NR_CHUNKS, gmem_read_fdinfo(getpid(), g->fd).chunks);
 }
 
-/* A hole takes what was asked for and nothing else, whoever uses neighbours. */
+/* A hole takes exactly the requested pages, even if a neighbour is in use. */
 TEST_F(huge, punch_beside_pin)
 {
-	struct gmem_vm *g = &self->g;
 	int fd;
 
 	if (!gmem_can_pin())
-		SKIP(return, "CONFIG_GUP_TEST or debugfs is not there");
+		SKIP(return, "CONFIG_GUP_TEST or debugfs is missing");
 
 	gmem_fill(g, 0, NR_PAGES);
 	fd = gmem_pin(g, PAGE + 1, 1);
@@ -193,11 +184,10 @@ TEST_F(huge, punch_beside_pin)
 
 TEST_F(huge, pin_one_page)
 {
-	struct gmem_vm *g = &self->g;
 	int fd;
 
 	if (!gmem_can_pin())
-		SKIP(return, "CONFIG_GUP_TEST or debugfs is not there");
+		SKIP(return, "CONFIG_GUP_TEST or debugfs is missing");
 
 	gmem_fill(g, 0, NR_PAGES);
 	fd = gmem_pin(g, PAGE, 1);
@@ -217,7 +207,6 @@ TEST_F(huge, pin_one_page)
 
 TEST_F(huge, poison_one_page)
 {
-	struct gmem_vm *g = &self->g;
 	const char *reason = hwpoison_unsupported();
 	u64 value;
 	int i;
@@ -244,10 +233,9 @@ TEST_F(huge, poison_one_page)
 	ASSERT_EQ(NR_CHUNKS, nr_huge(self));
 }
 
-/* Touching shared memory after a conversion, by the host. */
+/* Have the host touch shared memory after a conversion. */
 TEST_F(huge, fault_around)
 {
-	struct gmem_vm *g = &self->g;
 	struct rusage before, after;
 	int i;
 
@@ -255,7 +243,7 @@ TEST_F(huge, fault_around)
 	gmem_fill(g, 0, NR_PAGES);
 	convert(g, 0, NR_PAGES, 0);
 	convert(g, PAGE, 1, PRIVATE);
-	/* Page tables have a fault of their own. */
+	/* Take faults for page tables before counting. */
 	ASSERT_EQ(gmem_pattern(0), *gmem_hva(g, 0));
 	ASSERT_EQ(gmem_pattern(GMEM_CHUNK_PAGES), *gmem_hva(g, GMEM_CHUNK_PAGES));
 
@@ -266,7 +254,7 @@ TEST_F(huge, fault_around)
 	TH_LOG("%ld faults in a MiB", after.ru_minflt - before.ru_minflt);
 	ASSERT_GE(20, after.ru_minflt - before.ru_minflt);
 
-	/* Not around what is private. */
+	/* Private pages are never mapped along with others. */
 	ASSERT_EQ(gmem_pattern(PAGE - 1), *gmem_hva(g, PAGE - 1));
 	ASSERT_EQ(0, hwpoison_mapped_pfn(gmem_hva(g, PAGE)));
 	ASSERT_FALSE(gmem_host_can_access(g, PAGE, 1));
@@ -275,7 +263,6 @@ TEST_F(huge, fault_around)
 
 TEST_F(huge, prefault)
 {
-	struct gmem_vm *g = &self->g;
 	struct kvm_pre_fault_memory range = {
 		.gpa = GMEM_GPA,
 		.size = (u64)NR_PAGES * PAGE_SIZE,
@@ -312,7 +299,7 @@ struct ordinary {
 	u64 pages_2m;
 };
 
-/* A VM of any kind, one slot for each of the offsets in the file. */
+/* Create an ordinary VM and a file, but no memslot yet. */
 static void ordinary_create(struct ordinary *o, void *code, u64 file_pages)
 {
 	bool on = gmem_hugepages();
@@ -337,30 +324,17 @@ static void ordinary_free(struct ordinary *o, u64 file_pages)
 
 static void ordinary_run(struct ordinary *o)
 {
-	struct ucall uc;
-
 	vcpu_run(o->vcpu);
-	switch (get_ucall(o->vcpu, &uc)) {
-	case UCALL_DONE:
-		return;
-	case UCALL_ABORT:
-		REPORT_GUEST_ASSERT(uc);
-	default:
-		TEST_FAIL("Unexpected exit %u", o->vcpu->run->exit_reason);
-	}
+	gmem_get_ucall(o->vcpu, UCALL_DONE);
 }
 
 FIXTURE(ordinary) { };
 
-FIXTURE_SETUP(ordinary)
-{
-	if (!kvm_has_cap(KVM_CAP_GUEST_MEMFD_MEMORY_ATTRIBUTES))
-		SKIP(exit(KSFT_SKIP), "in-place conversion is off (kvm.gmem_in_place_conversion)");
-}
+FIXTURE_SETUP(ordinary) { }
 
 FIXTURE_TEARDOWN(ordinary) { }
 
-/* Neighbours in the guest's address space that are none in its memory. */
+/* Neighbours in the guest's address space aren't neighbours in its memory. */
 TEST_F(ordinary, shuffled)
 {
 	const u64 gva = 1ull << 40;
@@ -382,7 +356,7 @@ TEST_F(ordinary, shuffled)
 	ordinary_free(&o, GMEM_CHUNK_PAGES);
 }
 
-/* With shadow paging, too, if the guest maps it with a huge page. */
+/* Shadow paging uses huge pages, too, if the guest does. */
 TEST_F(ordinary, mapped_huge_by_guest)
 {
 	struct ordinary o;
@@ -399,8 +373,8 @@ TEST_F(ordinary, mapped_huge_by_guest)
 }
 
 /*
- * Memslots that can't have huge pages, or not everywhere: run over @nr pages of
- * the guest from @gfn on, which are those of the file from @pgoff on.
+ * Access all pages of a memslot with @nr pages, at @gfn in the guest and @pgoff
+ * in the file.  Return the number of huge pages, which may not fit everywhere.
  */
 static int run_in_slot(int gfn, int pgoff, int nr, int file_pages)
 {
@@ -436,15 +410,15 @@ TEST_F(ordinary, slots)
 	/* The file ends before the chunk does. */
 	EXPECT_EQ(0, run_in_slot(0, 0, 511, 511));
 	EXPECT_EQ(1, run_in_slot(0, 0, 1023, 1023));
-	/* What is aligned in the guest isn't in the file. */
+	/* The alignment differs between guest and file. */
 	EXPECT_EQ(0, run_in_slot(0, 1, 1024, 1536));
 	EXPECT_EQ(0, run_in_slot(512, 256, 1024, 1536));
 	EXPECT_EQ(0, run_in_slot(1, 0, 1024, 1024));
 }
 
 /*
- * VMs without private memory ignore what their files track, which is private
- * unless the file begins as shared.
+ * VMs without private memory ignore the attributes of their files, which are
+ * private unless the file starts out as shared.
  */
 TEST(ordinary_vm_of_private_file)
 {
@@ -459,7 +433,7 @@ TEST(ordinary_vm_of_private_file)
 		__gmem_vm_create(&g, KVM_X86_DEFAULT_VM, flags[i], NR_PAGES);
 		gmem_set_hugepages(on);
 
-		/* Files that cannot be mapped do not serve shared memory. */
+		/* Files that can't be mapped don't provide shared memory. */
 		if (!flags[i])
 			ASSERT_EQ(0, madvise(g.mem, NR_PAGES * PAGE_SIZE, MADV_HUGEPAGE));
 
@@ -471,12 +445,4 @@ TEST(ordinary_vm_of_private_file)
 	}
 }
 
-int main(int argc, char **argv)
-{
-	const char *reason = gmem_vm_unsupported();
-
-	if (reason)
-		ksft_exit_skip("%s\n", reason);
-
-	return test_harness_run(argc, argv);
-}
+GMEM_TEST_MAIN(gmem_vm_unsupported())

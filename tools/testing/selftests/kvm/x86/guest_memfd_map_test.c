@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Test gmem_map in a VM's debugfs folder: the ranges of its guest_memfds, and the
- * memory in them.
+ * Test gmem_map in a VM's debugfs directory: the ranges of its guest_memfds, and
+ * the memory allocated in them.
  */
 #include <sys/stat.h>
 
@@ -50,7 +50,7 @@ static int map_parse(char *text, struct map_line *lines, int max)
 	return nr;
 }
 
-/* Read the rest of the map in pieces of a size. */
+/* Read the rest of the map in pieces of @piece bytes. */
 static int map_read(int fd, size_t piece, struct map_line *lines, int max)
 {
 	size_t size = max * 128, len = 0;
@@ -98,20 +98,9 @@ do {										\
 	EXPECT_EQ(0, __line->poisoned);						\
 } while (0)
 
-FIXTURE(map) {
-};
+GMEM_FIXTURE(map, NR_PAGES)
 
-FIXTURE_SETUP(map)
-{
-	gmem_vm_create(g, NR_PAGES);
-}
-
-FIXTURE_TEARDOWN(map)
-{
-	gmem_vm_free(g);
-}
-
-/* The files of a VM, and of no other, in the order they were created. */
+/* The map contains only the VM's own files, in the order of their creation. */
 TEST_F(map, files_and_vms)
 {
 	const u64 nr = (1ull << 46) / PAGE_SIZE, block = 512;
@@ -134,7 +123,7 @@ TEST_F(map, files_and_vms)
 	their = vm_create_guest_memfd(other, PAGE_SIZE, 0);
 	fd = vm_create_guest_memfd(g->vm, 4 * block * PAGE_SIZE, 0);
 
-	/* A line has many blocks without memory, but no more than one with some. */
+	/* A line covers any number of empty blocks, but only one with memory. */
 	gmem_set_shared(huge, (nr - 2) * PAGE_SIZE, PAGE_SIZE);
 	kvm_fallocate(fd, FALLOC_FL_KEEP_SIZE, (2 * block + 300) * PAGE_SIZE, PAGE_SIZE);
 	ASSERT_EQ(3 + 3 + 3, map_take(g->vm));
@@ -177,7 +166,7 @@ TEST_F(map, poisoned_page)
 	ASSERT_EQ(0, hwpoison_unpoison_all());
 }
 
-/* It does not matter how the map is read, nor what happens to other files. */
+/* The map doesn't depend on how it is read, nor on changes to other files. */
 TEST_F_TIMEOUT(map, in_pieces, 120)
 {
 	const int nr = 2048, size = nr * PAGE_SIZE;
@@ -200,14 +189,14 @@ TEST_F_TIMEOUT(map, in_pieces, 120)
 		EXPECT_LINE(1 + nr + i, second, i, 1, i & 1, 0);
 	}
 
-	/* Once more from the start, and from the middle of a line. */
+	/* Read again from the start, and from the middle of a line. */
 	ASSERT_EQ(0, lseek(fd, 0, SEEK_SET));
 	ASSERT_EQ(1 + 2 * nr, map_read(fd, 1 << 16, rest, MAX_LINES));
 	EXPECT_EQ(0, memcmp(map, rest, (1 + 2 * nr) * sizeof(map[0])));
 	ASSERT_EQ(2, pread(fd, piece, 2, 1));
 	EXPECT_EQ(0, memcmp(piece, "no", 2));
 
-	/* Close the file in the middle of which the map is, and create another. */
+	/* Close the file whose lines are being read, and create another. */
 	ASSERT_EQ(0, lseek(fd, 0, SEEK_SET));
 	ASSERT_EQ(sizeof(text), read(fd, text, sizeof(text)));
 	kvm_close(first);
@@ -216,7 +205,7 @@ TEST_F_TIMEOUT(map, in_pieces, 120)
 	while (read(fd, piece, 1) == 1 && *piece != '\n')
 		;
 	nr_lines = map_read(fd, 100, map, MAX_LINES);
-	/* What is already in the buffer is still to come. */
+	/* Lines that are already in the buffer are still returned. */
 	for (i = 0; i < nr_lines && map[i].ino != ino_of(second); i++)
 		EXPECT_LT(1, map[i].start);
 	EXPECT_GT(200, i);
@@ -243,7 +232,7 @@ static bool unevictable_gets(bool above, u64 limit)
 	return false;
 }
 
-/* A map that is open, and has been read, keeps neither the VM nor its files. */
+/* A map that is open and has been read keeps neither the VM nor its files alive. */
 TEST_F_TIMEOUT(map, without_vm, 120)
 {
 	struct kvm_vm *vm = vm_create_barebones_type(KVM_X86_SW_PROTECTED_VM);
@@ -280,7 +269,7 @@ TEST_F(map, is_for_root)
 	EXPECT_EQ(0400, st.st_mode & 07777);
 	EXPECT_EQ(0, st.st_uid);
 
-	/* Get past the folders, which may be for root as well. */
+	/* Bypass the directories, which may be accessible only by root as well. */
 	snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
 	pid = fork();
 	if (!pid)
@@ -313,7 +302,7 @@ static bool look(u64 n)
 	return true;
 }
 
-/* Looking disturbs no conversion, and a line has nothing but one state of the file. */
+/* Reading doesn't disturb conversions, and a line shows a single state of the file. */
 TEST_F_TIMEOUT(map, racing, 120)
 {
 	struct worker looker = { "look at the map", look };

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Test what holds whether guest_memfd's in-place conversion
- * (kvm.gmem_in_place_conversion) is on or off, and for VMs of any type.
+ * Test both modes of tracking private memory, i.e. guest_memfd's in-place
+ * conversion (kvm.gmem_in_place_conversion) on and off, for VMs of any type.
  */
 #include <sys/stat.h>
 
@@ -12,7 +12,7 @@
 #define DATA_SIZE	(NR_PAGES * PAGE_SIZE)
 
 FIXTURE(mode) {
-	bool choice;		/* there is a parameter to choose with */
+	bool choice;		/* the parameter exists */
 	bool in_place;
 	bool sw_protected;
 };
@@ -20,8 +20,8 @@ FIXTURE(mode) {
 FIXTURE_SETUP(mode)
 {
 	/*
-	 * There is nothing to choose without per-VM tracking, nor in a kernel that
-	 * has nothing else: it's the capability that tells one from the other.
+	 * The parameter doesn't exist if the kernel supports only one mode, with
+	 * or without per-VM tracking.  The capability indicates which one.
 	 */
 	self->choice = !access(PARAM_FILE, R_OK);
 	if (self->choice)
@@ -32,9 +32,7 @@ FIXTURE_SETUP(mode)
 			     BIT(KVM_X86_SW_PROTECTED_VM);
 }
 
-FIXTURE_TEARDOWN(mode)
-{
-}
+FIXTURE_TEARDOWN(mode) { }
 
 static struct kvm_vm *create_vm(bool sw_protected)
 {
@@ -61,7 +59,7 @@ TEST_F(mode, capabilities)
 	}
 }
 
-/* One choice for the module's life, that anybody can read. */
+/* The mode is fixed when the module is loaded, and can be read by any user. */
 TEST_F(mode, parameter)
 {
 	struct stat st;
@@ -92,13 +90,13 @@ TEST_F(mode, vm_ioctl)
 		expected = self->choice ? EINVAL : ENOTTY;
 	ASSERT_EQ(expected, __vm_ioctl(vm, KVM_SET_MEMORY_ATTRIBUTES, &attrs) ? errno : 0);
 
-	/* The ioctl of the file is not one of the VM. */
+	/* The file's ioctl isn't an ioctl of the VM. */
 	ASSERT_EQ(-1, __vm_ioctl(vm, KVM_SET_MEMORY_ATTRIBUTES2, &attrs2));
 	ASSERT_EQ(ENOTTY, errno);
 	kvm_vm_free(vm);
 }
 
-/* Being off is found before anything else, and the VM type before the request. */
+/* KVM checks first that the feature is on, then the VM type, then the request. */
 TEST_F(mode, file_ioctl)
 {
 	struct gmem_vm file;
@@ -172,7 +170,7 @@ TEST_F(mode, creation_flags)
 	}
 }
 
-/* Whether a shared access gets the slot's other memory, or the file's. */
+/* Shared accesses reach the file if in place, userspace_addr otherwise. */
 TEST_F(mode, userspace_addr)
 {
 	if (!self->sw_protected)
@@ -196,12 +194,12 @@ TEST_F(mode, userspace_addr)
 }
 
 /*
- * The same for pages that KVM may map along with the one that was accessed, as
- * it does with shadow paging and without the TDP MMU.
+ * Test the same for pages that KVM may map along with the one that is accessed,
+ * as it does with shadow paging and without the TDP MMU.
  */
 TEST_F(mode, userspace_addr_of_neighbours)
 {
-	/* Without private memory, it is of no concern what a file starts out as. */
+	/* Without private memory, the initial state of a file doesn't matter. */
 	static const u64 flags[] = { GUEST_MEMFD_FLAG_INIT_SHARED, 0 };
 	int f, round, i;
 
@@ -210,7 +208,7 @@ TEST_F(mode, userspace_addr_of_neighbours)
 		for (i = 0; i < NR_PAGES; i++)
 			*gmem_hva(g, i) = 0x1111 + i;
 
-		/* Shadow paging does it only if the guest's PTEs are accessed. */
+		/* Shadow paging does so only if the guest's PTEs have been accessed. */
 		for (round = 0; round < 2; round++) {
 			for (i = 0; i < NR_PAGES; i++)
 				ASSERT_EQ(self->in_place ? 0 : 0x1111 + i, gmem_read(g, i));

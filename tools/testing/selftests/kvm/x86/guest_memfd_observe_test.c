@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Test what can be seen of a guest_memfd and its conversions from outside: in
+ * Test how a guest_memfd and its conversions can be observed: in
  * /proc/<pid>/fdinfo/<fd>, in the VM's binary statistics, and with the tracepoint
  * kvm:kvm_gmem_convert.
  */
@@ -32,10 +32,9 @@ static const char * const stat_names[] = {
 };
 
 static struct trace trace;
-static u64 stats[NR_STATS];	/* what they should be */
+static u64 stats[NR_STATS];	/* expected values */
 
-FIXTURE(observe) {
-};
+FIXTURE(observe) { };
 
 FIXTURE_SETUP(observe)
 {
@@ -78,8 +77,8 @@ do {										\
 } while (0)
 
 /*
- * Convert, and look at the event of it and at the statistics: it ends with
- * errno @error, and changes so many pages.  Return the text of the event.
+ * Convert, and check the event and the statistics: the conversion must end with
+ * errno @error, and change @nr_changed pages.  Return the text of the event.
  */
 static const char *observe(struct __test_metadata *_metadata, int fd, u64 page,
 			   u64 nr, u64 attributes, int error, u64 nr_changed)
@@ -109,7 +108,7 @@ static const char *observe(struct __test_metadata *_metadata, int fd, u64 page,
 		  trace_field(text, " error_index "));
 	waited_ns = trace_field(text, " waited ");
 	EXPECT_GE(elapsed_ns, waited_ns);
-	/* A request that fails for a page in use has done little but wait for it. */
+	/* A request that fails due to a page in use spends most of its time waiting. */
 	if (error == EAGAIN)
 		EXPECT_LE(elapsed_ns / 2, waited_ns);
 
@@ -124,7 +123,7 @@ static const char *observe(struct __test_metadata *_metadata, int fd, u64 page,
 #define OBSERVE(page, nr, attributes, error, nr_changed)			\
 	observe(_metadata, g->fd, page, nr, attributes, error, nr_changed)
 
-/* No page was in use. */
+/* Expect that no page was in use. */
 #define EXPECT_SMOOTH(text)							\
 do {										\
 	const char *__text = (text);						\
@@ -142,7 +141,7 @@ TEST_F_TIMEOUT(observe, conversions, 120)
 	} steps[] = {
 		{ 4,  2, PRIVATE,  2,  2, 3 },
 		{ 4,  2, PRIVATE,  0,  2, 3 },
-		/* Neighbours are one range, on either side and on both. */
+		/* Adjacent ranges are merged, on either side and on both. */
 		{ 6,  1, PRIVATE,  1,  3, 3 },
 		{ 3,  1, PRIVATE,  1,  4, 3 },
 		{ 8,  1, PRIVATE,  1,  5, 5 },
@@ -168,14 +167,14 @@ TEST_F_TIMEOUT(observe, conversions, 120)
 				      0, steps[i].nr_changed));
 		EXPECT_FDINFO(steps[i].nr_private, steps[i].nr_ranges, nr_allocated, 0);
 
-		/* Allocated by the kernel, thus drained from this CPU's cache. */
+		/* Pages allocated by the kernel are drained from this CPU's cache. */
 		if (i == 5) {
 			gmem_allocate(g, 2, 4);
 			nr_allocated = 4;
 		}
 	}
 
-	/* An invalid request is no conversion. */
+	/* Invalid requests don't count as conversions. */
 	ASSERT_EQ(EINVAL, gmem_convert(g, 0, 0, PRIVATE));
 	ASSERT_EQ(EINVAL, gmem_convert(g, 0, NR_PAGES + 1, SHARED));
 	ASSERT_EQ(EINVAL, gmem_convert(g, 0, 1, ~PRIVATE));
@@ -183,7 +182,7 @@ TEST_F_TIMEOUT(observe, conversions, 120)
 	ASSERT_EQ(0, trace_take(&trace, text, sizeof(text)));
 	EXPECT_STATS(stats, g->vm);
 
-	/* A guest that goes on forever leaves no more ranges than pages. */
+	/* Even endless conversions leave no more ranges than pages. */
 	for (i = 0; i < 2000; i++) {
 		page = kvm_random_u32(&rng) % NR_PAGES;
 		nr = 1 + kvm_random_u32(&rng) % (NR_PAGES - page);
@@ -194,7 +193,7 @@ TEST_F_TIMEOUT(observe, conversions, 120)
 	EXPECT_FDINFO(0, 1, nr_allocated, 0);
 }
 
-/* All files of a VM count, but no other VM. */
+/* All files of a VM count, but not those of other VMs. */
 TEST_F(observe, files_and_vms)
 {
 	struct kvm_vm *other = vm_create_barebones_type(KVM_X86_SW_PROTECTED_VM);
@@ -211,7 +210,7 @@ TEST_F(observe, files_and_vms)
 
 TEST_F(observe, allocated_pages)
 {
-	/* By the kernel, the host, the guest. */
+	/* Let the kernel, the host and the guest allocate pages. */
 	gmem_allocate(g, 0, 3);
 	EXPECT_FDINFO(0, 1, 3, 0);
 	*gmem_hva(g, 4) = 1;
@@ -246,14 +245,14 @@ TEST_F(observe, pinned_page)
 	pin = gmem_pin(g, 5, 1);
 	for (i = 0; i < 2; i++) {
 		text = OBSERVE(2, 14, PRIVATE, EAGAIN, 0);
-		/* The reference could have been that of an LRU cache. */
+		/* The reference could have been held by an LRU cache. */
 		EXPECT_LE(1, trace_field(text, " drains "));
 		EXPECT_EQ(5, trace_field(text, " error_index "));
 		EXPECT_FDINFO(2, 3, NR_PAGES, 0);
 	}
 	EXPECT_SMOOTH(OBSERVE(2, 6, SHARED, 0, 0));
 
-	/* However many attempts it takes, it is one conversion. */
+	/* It counts as one conversion, regardless of the number of attempts. */
 	close_later(&thread, pin, 10);
 	text = OBSERVE(2, 14, PRIVATE, 0, 12);
 	kvm_pthread_join(thread, NULL);
@@ -272,7 +271,7 @@ TEST_F(observe, poisoned_page)
 	memset(g->mem, 0xaa, 8 * PAGE_SIZE);
 	ASSERT_EQ(0, gmem_poison(g, 5));
 	EXPECT_FDINFO(0, 1, 8, 1);
-	/* It is known immediately. */
+	/* Poison is reported without waiting. */
 	for (i = 0; i < 3; i++)
 		EXPECT_SMOOTH(OBSERVE(2, 14, PRIVATE, EHWPOISON, 0));
 	EXPECT_FDINFO(0, 1, 8, 1);
@@ -306,8 +305,8 @@ static void *touch_page(void *arg)
 }
 
 /*
- * No page is waited for because it is in an LRU cache, however often that is.
- * New pages don't stay there, and only those of other CPUs need a drain of all.
+ * Never wait for a page because it is in an LRU cache.  New pages don't stay
+ * there, and only those in caches of other CPUs require draining all caches.
  */
 TEST_F_TIMEOUT(observe, lru_caches, 120)
 {
@@ -359,7 +358,7 @@ static bool look(u64 n)
 	return true;
 }
 
-/* Looking disturbs no conversion, and shows nothing that can't be. */
+/* Reading fdinfo doesn't disturb conversions, and shows no impossible state. */
 TEST_F(observe, racing_fdinfo)
 {
 	struct worker looker = { "look", look };
@@ -381,7 +380,7 @@ TEST_F(observe, racing_fdinfo)
 	ASSERT_LT(0, looker.nr_done);
 }
 
-/* By a process that does not have the file itself. */
+/* Read fdinfo in a process that has closed the file. */
 TEST_F(observe, fdinfo_of_another_process)
 {
 	pid_t parent = getpid(), pid;
@@ -399,7 +398,7 @@ TEST_F(observe, fdinfo_of_another_process)
 	ASSERT_EQ(0, status);
 }
 
-/* Without this event there is something wrong, not missing. */
+/* If KVM has tracepoints but not this one, fail instead of skipping. */
 static const char *unsupported(void)
 {
 	const char *reason = gmem_vm_unsupported() ?: trace_unsupported("kvm");

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Test that guests cannot access poisoned pages of a guest_memfd, private and
- * shared ones alike, and that a VMM can replace them.
+ * Test that guests can't access poisoned pages of a guest_memfd, whether private
+ * or shared, and that a VMM can replace them.
  */
 #include <sys/prctl.h>
 
@@ -32,7 +32,7 @@ static bool in_place(void)
 	return kvm_check_cap(KVM_CAP_GUEST_MEMFD_MEMORY_ATTRIBUTES) & PRIVATE;
 }
 
-/* Shared memory of a VM with private memory is the guest_memfd's only in place. */
+/* VMs with private memory use guest_memfd for shared memory only if in place. */
 static bool is_supported(const struct memory *m)
 {
 	return (kvm_check_cap(KVM_CAP_VM_TYPES) & BIT(m->type)) &&
@@ -44,7 +44,7 @@ static void create_vm(const struct memory *m)
 	bool mmap = !m->private || in_place();
 	int r;
 
-	/* Without a signal for errors before they matter. */
+	/* Send no signal for an error before the page is accessed. */
 	r = prctl(PR_MCE_KILL, PR_MCE_KILL_SET, PR_MCE_KILL_LATE, 0, 0);
 	TEST_ASSERT(!r, __KVM_SYSCALL_ERROR("prctl(PR_MCE_KILL)", r));
 
@@ -57,7 +57,7 @@ static void create_vm(const struct memory *m)
 		vm_set_memory_attributes(g->vm, GMEM_GPA, DATA_SIZE, PRIVATE);
 }
 
-/* If invalidations that began did not all end, no page could be mapped anew. */
+/* Pages can be mapped again only if all invalidations that began have ended. */
 static void free_vm(void)
 {
 	int i;
@@ -70,18 +70,13 @@ static void free_vm(void)
 	gmem_vm_free(g);
 }
 
-FIXTURE(poison) {
-};
+FIXTURE(poison) { };
 
-FIXTURE_SETUP(poison)
-{
-}
+FIXTURE_SETUP(poison) { }
 
-FIXTURE_TEARDOWN(poison)
-{
-}
+FIXTURE_TEARDOWN(poison) { }
 
-/* Do it in a VM with each kind of memory that there is. */
+/* Run a test in VMs with each supported type of memory. */
 #define TEST_MEMORIES(test)							\
 static void test_##test(struct __test_metadata *_metadata, bool private);	\
 TEST_F_TIMEOUT(poison, test, 180)						\
@@ -123,7 +118,7 @@ TEST_MEMORIES(mapped_page)
 	ASSERT_EQ(0x2020, gmem_write(g, 2, 0x2020));
 }
 
-/* What keeps the guest away is the page, not what KVM remembers. */
+/* The page itself blocks the guest, not any state in KVM. */
 TEST_MEMORIES(first_touch)
 {
 	ASSERT_EQ(0, hwpoison_inject(alloc_page(0)));
@@ -136,8 +131,8 @@ TEST_MEMORIES(first_touch)
 }
 
 /*
- * Freed pages go to a CPU's list first, from where they are taken back when the
- * next page of the same zone is unpoisoned: that is for most of them.
+ * Freed pages go to a per-CPU list first, which is drained when the next page of
+ * the same zone is unpoisoned.  Hence expect most of them to be free.
  */
 TEST_MEMORIES(free_pages)
 {
@@ -185,9 +180,9 @@ static void *read_page(void *arg)
 }
 
 /*
- * If others may be looking at the page, with a reference, memory_failure() cannot
- * rule out that it is still in use, and reports it as busy though it has done all
- * there is to do.  Return how often.
+ * If another task may hold a reference for a moment, memory_failure() can't rule
+ * out that the page is still in use, and reports it as busy although it has
+ * handled the error.  Return how often that happens.
  */
 static int strike_while_read(struct __test_metadata *_metadata, bool private, bool once)
 {
@@ -219,7 +214,7 @@ static int strike_while_read(struct __test_metadata *_metadata, bool private, bo
 		nr_refused += !!reader.err;
 		ASSERT_TRUE(gmem_refuses(g, reader.page, private));
 	}
-	TH_LOG("%d of %d were refused, %d pages were busy", nr_refused, i, nr_busy);
+	TH_LOG("%d of %d reads were refused, %d pages were busy", nr_refused, i, nr_busy);
 	return nr_busy;
 }
 
@@ -229,8 +224,8 @@ TEST_MEMORIES(fault_in_flight)
 }
 
 /*
- * Its mapping goes away in the middle of memory_failure(), which has to find no
- * more users than before when it looks for them a moment later.
+ * The guest's mapping goes away in the middle of memory_failure(), which must not
+ * find more users than before when it checks a moment later.
  */
 TEST_MEMORIES(page_being_read)
 {

@@ -31,7 +31,7 @@ FIXTURE_TEARDOWN(poison)
 {
 	int i;
 
-	/* Afterwards, all of it is ordinary memory again. */
+	/* Verify that all memory is ordinary memory again. */
 	gmem_punch_hole(g, 0, NR_PAGES);
 	for (i = 0; i < NR_PAGES; i++)
 		EXPECT_EQ(0, gmem_read(g, i));
@@ -40,7 +40,7 @@ FIXTURE_TEARDOWN(poison)
 	gmem_vm_free(g);
 }
 
-/* All pages but the bad one are shared and have kept their contents. */
+/* Expect all pages except the bad one to be shared, with unchanged contents. */
 #define ASSERT_REST_SHARED()						\
 do {									\
 	int __i;							\
@@ -54,7 +54,7 @@ do {									\
 	}								\
 } while (0)
 
-/* An access by the host fails because of the error, not because the page is private. */
+/* Expect host accesses to fail due to the error, not because the page is private. */
 #define ASSERT_HOST_REFUSED()						\
 do {									\
 	u64 *__hva = gmem_hva(g, BAD);					\
@@ -67,7 +67,7 @@ do {									\
 
 TEST_F(poison, shared_page)
 {
-	/* First, last, and between others. */
+	/* The page is between others, alone, the first, and the last. */
 	static const struct {
 		int page, nr;
 	} ranges[] = { { 0, NR_PAGES }, { BAD, 1 }, { BAD, 4 }, { 2, 4 } };
@@ -80,7 +80,7 @@ TEST_F(poison, shared_page)
 	ASSERT_TRUE(gmem_refuses(g, BAD, false));
 	ASSERT_HOST_REFUSED();
 
-	/* Its neighbours convert. */
+	/* Its neighbours can be converted. */
 	ASSERT_CONVERTED(0, BAD, PRIVATE);
 	ASSERT_CONVERTED(BAD + 1, 2, PRIVATE);
 	ASSERT_REFUSED(EHWPOISON, BAD, 0, NR_PAGES);
@@ -105,7 +105,7 @@ TEST_F(poison, private_page)
 	ASSERT_CONVERTED(0, NR_PAGES, PRIVATE);
 	ASSERT_CONVERTED(0, NR_PAGES, SHARED);
 	ASSERT_REST_SHARED();
-	/* There was no mapping when it struck, so it is the fault that reports it. */
+	/* The page wasn't mapped when the error struck, so the fault reports it. */
 	ASSERT_HOST_REFUSED();
 	ASSERT_TRUE(gmem_refuses(g, BAD, false));
 	ASSERT_REFUSED(EHWPOISON, BAD, 0, NR_PAGES);
@@ -163,8 +163,8 @@ static void *convert_all(void *arg)
 }
 
 /*
- * The error strikes the page that is waited for, or another one.  On a busy machine
- * it may come after the conversion has given up.
+ * The error strikes the page that the conversion waits for, or another one.  On a
+ * busy machine, it may strike after the conversion has given up.
  */
 TEST_F(poison, error_during_wait)
 {
@@ -177,12 +177,12 @@ TEST_F(poison, error_during_wait)
 		SKIP(return, "CONFIG_GUP_TEST is not enabled");
 
 	for (i = 0; i < ARRAY_SIZE(pinned); i += (long)result == EHWPOISON) {
-		/* The conversion unmaps the page, and again if the host touches it. */
+		/* Look up the pfn now, the conversion will unmap the page. */
 		self->pfn = gmem_host_pfn(g, BAD);
 		pin = gmem_pin(g, pinned[i], 1);
 		kvm_pthread_create(&thread, NULL, convert_all, NULL);
 		usleep(30000);
-		/* How well memory_failure() deals with a pin is not tested here. */
+		/* Ignore the result, handling of pinned pages isn't tested here. */
 		hwpoison_inject(self->pfn);
 		kvm_pthread_join(thread, &result);
 		kvm_close(pin);
@@ -221,7 +221,7 @@ TEST_F(poison, punched_hole)
 	ASSERT_EQ(-1, madvise(hva, PAGE_SIZE, MADV_POPULATE_READ));
 	kvm_munmap(hva, PAGE_SIZE);
 
-	/* A private page as well. */
+	/* Do the same with a private page. */
 	gmem_make_shared(g, 0, NR_PAGES);
 	self->pfn = gmem_host_pfn(g, BAD);
 	gmem_make_private(g, 0, NR_PAGES);
@@ -232,7 +232,7 @@ TEST_F(poison, punched_hole)
 	ASSERT_EQ(0, *gmem_hva(g, BAD));
 }
 
-/* The exit has the attribute of the page, whose offset in the file is not its gfn. */
+/* The exit reports the attribute of the page, whose file offset isn't its gfn. */
 TEST_F(poison, exit_with_slot_offset)
 {
 	const int half = NR_PAGES / 2;
@@ -312,7 +312,7 @@ TEST_F_TIMEOUT(poison, error_during_conversions, 180)
 			ASSERT_EQ(bad, g->error_page);
 		}
 
-		/* Private when it struck: it can become shared. */
+		/* Poison doesn't keep the page from becoming shared. */
 		gmem_make_shared(g, 0, NR_PAGES);
 		ASSERT_REFUSED(EHWPOISON, bad, 0, NR_PAGES);
 		TEST_EXPECT_SIGBUS((void)READ_ONCE(*gmem_hva(g, bad)));

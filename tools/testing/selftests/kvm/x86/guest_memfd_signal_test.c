@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Test that no signal but a fatal one ends a conversion of guest_memfd memory,
- * nor keeps it from making progress; that signals reach tasks which wait for a
- * conversion; and that a VMM can be killed in the middle of conversions.
+ * Test that only fatal signals end a conversion of guest_memfd memory, and that
+ * others don't keep it from making progress; that signals reach tasks that wait
+ * for a conversion; and that a VMM can be killed in the middle of conversions.
  */
 #include <sys/prctl.h>
 #include <sys/syscall.h>
@@ -13,22 +13,21 @@
 #define NR_VCPUS	2
 
 /*
- * Present, these take long enough to convert to be interrupted, or waited for.
- * Waiters don't map them: a process that dies has to wait while others unmap
- * pages of a file that it has mapped, too (for i_mmap_rwsem), which is not what
- * is tested here.
+ * If present, these pages take long enough to convert that the conversion can be
+ * interrupted, or waited for.  Waiters don't map them: a process that dies has to
+ * wait for i_mmap_rwsem while another unmaps pages of a file that both have
+ * mapped, which isn't tested here.
  */
 #define BIG_PAGES	65536
 #define BIG_SIZE	(BIG_PAGES * PAGE_SIZE)
 
-/* How long a process may take to die, on slow machines too. */
+/* The maximum time for a process to die, even on slow machines. */
 #define SOON_MS		400
 
 /* Another file of the same VM. */
 static struct gmem_vm big;
 
-FIXTURE(signal) {
-};
+FIXTURE(signal) { };
 
 FIXTURE_SETUP(signal)
 {
@@ -51,7 +50,7 @@ static u64 private_pages(struct gmem_vm *vm)
 	return gmem_read_fdinfo(getpid(), vm->fd).private / PAGE_SIZE;
 }
 
-/* Signals come while a conversion waits for a pin, and during a long walk. */
+/* Convert while signals arrive, during a wait for a pin and during a long walk. */
 static void convert_under_signals(struct __test_metadata *_metadata)
 {
 	int pin, i;
@@ -63,7 +62,7 @@ static void convert_under_signals(struct __test_metadata *_metadata)
 		ASSERT_EQ(0, private_pages(g));
 		kvm_close(pin);
 
-		/* It waits as long as it does without them. */
+		/* The wait is as long as without signals. */
 		ASSERT_EQ(0, convert_during_unpin(i));
 		gmem_make_shared(g, 0, NR_PAGES);
 	}
@@ -93,7 +92,7 @@ static void convert_under_alarm(struct __test_metadata *_metadata, int flags)
 	set_alarm(2000);
 	convert_under_signals(_metadata);
 
-	/* So many that there is one during each short request, at any point. */
+	/* Send enough signals to hit each short request, at any point. */
 	set_alarm(300);
 	for (i = 0; i < 200; i++) {
 		ASSERT_CONVERTED(0, NR_PAGES, PRIVATE);
@@ -113,7 +112,7 @@ TEST_F_TIMEOUT(signal, sa_restart, 120)
 	convert_under_alarm(_metadata, SA_RESTART);
 }
 
-/* Job control runs no handler. */
+/* Job control doesn't run a handler. */
 TEST_F_TIMEOUT(signal, sigstop, 120)
 {
 	bool *done = kvm_mmap(PAGE_SIZE, PROT_READ | PROT_WRITE,
@@ -137,7 +136,7 @@ TEST_F_TIMEOUT(signal, sigstop, 120)
 	kvm_munmap(done, PAGE_SIZE);
 }
 
-/* Kill a process, and return how long it took. */
+/* Kill a process, and return the time it took to die. */
 static u64 kill_ms(pid_t pid)
 {
 	struct timespec start = time_now();
@@ -165,7 +164,7 @@ TEST_F_TIMEOUT(signal, sigkill, 120)
 {
 	int pin, i;
 
-	/* During large requests, and while waiting. */
+	/* Kill during large requests, and while waiting. */
 	for (i = 0; i < 4; i++) {
 		madvise(big.mem, BIG_SIZE, MADV_POPULATE_WRITE);
 		EXPECT_GT(SOON_MS, kill_converter(&big));
@@ -184,8 +183,8 @@ TEST_F_TIMEOUT(signal, sigkill, 120)
 }
 
 /*
- * A process with a VM of its own that does something that has to wait for a
- * conversion, which this process makes.
+ * A process with its own VM, and an operation that has to wait for a conversion
+ * by this process.
  */
 enum waiting_for {
 	VCPU_FAULT,
@@ -208,10 +207,9 @@ struct waiter {
 
 static struct waiter *w;
 static pid_t waiter_pid;
-static int waiter_fd;	/* as this process has it */
+static int waiter_fd;	/* in this process */
 
-FIXTURE(waiter) {
-};
+FIXTURE(waiter) { };
 
 FIXTURE_VARIANT(waiter) {
 	enum waiting_for what;
@@ -238,7 +236,7 @@ FIXTURE_TEARDOWN(waiter)
 	kvm_munmap(w, PAGE_SIZE);
 }
 
-/* A file of BIG_PAGES and one more, which is all that the guest has of it. */
+/* Use a file of BIG_PAGES and one more, of which the guest gets only the latter. */
 static void run_waiter(enum waiting_for what)
 {
 	u64 *hva;
@@ -362,9 +360,9 @@ static u64 time_conversion(int fd)
 
 /*
  * Send a signal to the waiter in the middle of a conversion, which should take
- * @whole_ms, corrected if it doesn't.  Return how long it took until the signal
- * had an effect, as a percentage of what was left of the conversion; -1 if the
- * waiter didn't have to wait.
+ * @whole_ms; update that if it doesn't.  Return the time until the signal took
+ * effect, as a percentage of the rest of the conversion; -1 if the waiter didn't
+ * have to wait.
  */
 static int signal_in_the_middle(u64 *whole_ms, int sig)
 {
@@ -398,7 +396,7 @@ static int signal_in_the_middle(u64 *whole_ms, int sig)
 	return ms_between(sent, seen) * 100 / left;
 }
 
-/* Timing is up to chance where others use the CPUs, so try several times. */
+/* The timing depends on the load of the CPUs, so try several times. */
 TEST_F_TIMEOUT(waiter, signal, 300)
 {
 	int i, percent = -1;
@@ -414,7 +412,7 @@ TEST_F_TIMEOUT(waiter, signal, 300)
 			      BIG_SIZE, PAGE_SIZE);
 
 		percent = signal_in_the_middle(&whole_ms, variant->sig);
-		TH_LOG("of %lu ms: gone after %d%% of the rest", whole_ms, percent);
+		TH_LOG("conversion: %lu ms, signal seen after %d%% of the rest", whole_ms, percent);
 		if (percent >= 0 && percent <= 50 && variant->sig != SIGKILL)
 			EXPECT_EQ(EINTR, w->err);
 		if (variant->sig != SIGKILL)

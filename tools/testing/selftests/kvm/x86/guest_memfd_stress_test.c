@@ -5,7 +5,7 @@
  * memory failures, allocation, hole punching, conversions, and memslots that come
  * and go.
  *
- * Lockdep doesn't track folio locks, so a cycle that one is part of shows as a
+ * Lockdep doesn't track folio locks, so a cycle that involves one shows up as a
  * hang: here, or in the kernel's hung task detector.
  *
  * usage: guest_memfd_stress_test [harness options] [seconds]
@@ -19,7 +19,7 @@
 #define NR_VCPUS	2
 /* Each memory failure costs a page if it can't be unpoisoned. */
 #define MAX_FAILURES	2048
-/* Well beyond what any single operation takes, in emulation. */
+/* Far more than any single operation takes, even in emulation. */
 #define HANG_SECONDS	30
 
 static int nr_seconds = 20;
@@ -39,7 +39,7 @@ static bool random_bool(void)
 	return kvm_random_bool(thread_rng());
 }
 
-/* Return the first of @nr pages. */
+/* Pick a random range: return the first page, set @nr to the length. */
 static int random_range(int *nr)
 {
 	int page = kvm_random_u32(thread_rng()) % NR_PAGES;
@@ -63,7 +63,7 @@ static bool do_convert(u64 n)
 	return !r;
 }
 
-/* Only where others don't rely on a page to stay, see do_fail_pfn(). */
+/* Punch only pages that no other worker relies on, see do_fail_pfn(). */
 static bool do_punch_hole(u64 n)
 {
 	int nr, page = random_range(&nr);
@@ -110,7 +110,7 @@ static bool count_failure(bool failed)
 	return failed;
 }
 
-/* An error in a page that is mapped, and consumed by the task that has it. */
+/* Inject an error into a mapped page, as if this task consumed it. */
 static bool do_fail_mapped(u64 n)
 {
 	u64 *hva = gmem_hva(g, kvm_random_u32(thread_rng()) % NR_PAGES);
@@ -119,9 +119,9 @@ static bool do_fail_mapped(u64 n)
 }
 
 /*
- * An error found by the memory scrubber, in a page that may well be private.  It
- * is known by its frame number alone, which must not be that of another file's
- * page by now, so nobody else punches holes there.
+ * Inject an error as if found by the memory scrubber, into a page that may well
+ * be private.  Only its pfn is known, which must not belong to a page of another
+ * file by now, so no other worker punches holes there.
  */
 static bool do_fail_pfn(u64 n)
 {
@@ -133,25 +133,25 @@ static bool do_fail_pfn(u64 n)
 
 	pfn = hwpoison_mapped_pfn(gmem_hva(g, page));
 	if (!pfn) {
-		/* Private, or poisoned: in the latter case have another. */
+		/* The page is private or poisoned.  Replace it in the latter case. */
 		gmem_punch_hole(g, page, 1);
 		madvise(gmem_hva(g, page), PAGE_SIZE, MADV_DONTNEED);
 		madvise(gmem_hva(g, page), PAGE_SIZE, MADV_POPULATE_WRITE);
 		return false;
 	}
 
-	/* Time for a conversion to make it private. */
+	/* Leave time for a conversion to make it private. */
 	if (random_bool())
 		usleep(1000);
 	r = hwpoison_inject(pfn);
 
-	/* Leave it for others to come across, then have a new one. */
+	/* Leave the page for other workers to hit, then replace it. */
 	usleep(1000);
 	gmem_punch_hole(g, page, 1);
 	return count_failure(!r);
 }
 
-/* Forget the markers that stand in for poisoned pages in our page tables. */
+/* Drop the markers for poisoned pages from the page tables of this process. */
 static bool do_unmap(u64 n)
 {
 	int nr, page = random_range(&nr);
@@ -160,7 +160,7 @@ static bool do_unmap(u64 n)
 	return !madvise(gmem_hva(g, page), nr * PAGE_SIZE, MADV_DONTNEED);
 }
 
-/* At times there is but half of it, or none. */
+/* At times, bind only half of the memory, or none. */
 static bool do_move_memslot(u64 n)
 {
 	int nr = random_bool() ? NR_PAGES : NR_PAGES / 2;
@@ -173,8 +173,7 @@ static bool do_move_memslot(u64 n)
 	return true;
 }
 
-FIXTURE(stress) {
-};
+FIXTURE(stress) { };
 
 FIXTURE_SETUP(stress)
 {
@@ -235,7 +234,7 @@ TEST_F_TIMEOUT(stress, everything, 3600)
 	ASSERT_LT(0, workers[0].nr_done);
 	ASSERT_LT(0, workers[1].nr_done);
 
-	/* After all that, it is memory like any other. */
+	/* Afterwards, it must be memory like any other. */
 	gmem_punch_hole(g, 0, NR_PAGES);
 	gmem_make_shared(g, 0, NR_PAGES);
 	ASSERT_EQ(0, madvise(g->mem, DATA_SIZE, MADV_DONTNEED));
@@ -247,7 +246,7 @@ TEST_F_TIMEOUT(stress, everything, 3600)
 	ASSERT_EQ(0, gmem_read(g, 4));
 }
 
-/* To fail is fine if in a race with a conversion. */
+/* Failure is fine if it is due to a race with a conversion. */
 static bool do_pre_fault(u64 n)
 {
 	int nr, page = random_range(&nr);
@@ -264,7 +263,7 @@ static u64 nr_tries(struct worker *w)
 	return READ_ONCE(w->nr_done) + READ_ONCE(w->nr_failed);
 }
 
-/* Faults without a guest that could take them again in its own time. */
+/* Take faults without a guest that would repeat them. */
 TEST_F_TIMEOUT(stress, pre_fault, 3600)
 {
 	struct worker pre_faulter = { "pre-fault", do_pre_fault };
@@ -280,7 +279,7 @@ TEST_F_TIMEOUT(stress, pre_fault, 3600)
 		for (i = 0; i < 10; i++)
 			do_convert(i);
 
-		/* Nothing blocks it now, so it has to get on. */
+		/* Nothing blocks pre-faulting now, so it must make progress. */
 		last = nr_tries(&pre_faulter);
 		for (i = 0; i < 5000 && nr_tries(&pre_faulter) < last + 2; i++)
 			usleep(1000);

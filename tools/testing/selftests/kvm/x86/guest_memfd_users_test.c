@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Test conversion of guest_memfd memory to private while the host uses pages for
- * a moment, and while memory management does all that it can to its mappings.
- * That must neither fail a conversion nor make private memory accessible.
+ * Test conversion of guest_memfd memory to private while the host briefly uses
+ * pages, and while memory management does everything it can to its mappings.
+ * That must neither make a conversion fail nor make private memory accessible.
  *
  * usage: guest_memfd_users_test [harness options] [rounds]
  *
- * Without a number of rounds, conversions race with users of each kind for some
+ * Without a number of rounds, conversions race with each type of user for a few
  * seconds.
  */
 #include <ctype.h>
@@ -28,10 +28,10 @@
 
 static u64 nr_rounds;
 
-/* How many pages the host's users pin, and for how long. */
+/* The number of pages that the host's users pin, and for how long. */
 static int nr_pin = 1, hold_us;
 
-/* A plain access, which is a SIGBUS whenever the page is private. */
+/* A plain access, which raises SIGBUS whenever the page is private. */
 static bool host_touch(u64 n)
 {
 	u64 *hva = gmem_hva(g, n % NR_PAGES);
@@ -45,7 +45,7 @@ static bool host_populate(u64 n)
 			n & 1 ? MADV_POPULATE_READ : MADV_POPULATE_WRITE);
 }
 
-/* Page table walk and get_user_pages() as for another process, page by page. */
+/* Walk page tables and call get_user_pages() as for another process, page by page. */
 static bool host_read_remotely(u64 n)
 {
 	static __thread int fd = -1;
@@ -81,7 +81,7 @@ static bool host_lock(u64 n)
 	return !munlock(hva, PAGE_SIZE);
 }
 
-/* Direct I/O to a very fast disk: the pages are pinned for one short copy. */
+/* Act like direct I/O to a very fast disk: pin pages for one short copy. */
 static bool host_splice(u64 n)
 {
 	return gmem_splice(g, n % (NR_PAGES - nr_pin + 1), nr_pin, hold_us);
@@ -129,7 +129,7 @@ static void touch_all(char *mem)
 		try_read((u64 *)(mem + i * PAGE_SIZE), &value);
 }
 
-/* Mappings move with what is mapped, leave a hole, or grow. */
+/* Move a mapping, which leaves a hole, or let it grow. */
 static bool remap(u64 n)
 {
 	char *mem = mmap(NULL, DATA_SIZE, PROT_READ | PROT_WRITE, MAP_SHARED,
@@ -165,7 +165,7 @@ static bool fork_child(u64 n)
 	return pid > 0 && waitpid(pid, NULL, 0) == pid;
 }
 
-/* From node to node and back.  They don't move, but are taken off their LRU. */
+/* Move pages between nodes.  They don't migrate, but are taken off their LRU. */
 static bool migrate(u64 n)
 {
 	int nodes[NR_PAGES], status[NR_PAGES], i;
@@ -215,8 +215,8 @@ static bool uffd_wp_async(u64 n)
 }
 
 /*
- * Offlining the memory of a page fails, but only when a signal ends it:
- * guest_memfd's pages look as if they could be moved.
+ * Offlining the memory of a page fails, but only once a signal ends it, because
+ * guest_memfd's pages look movable.
  */
 static bool offline(u64 n)
 {
@@ -242,7 +242,7 @@ static bool offline(u64 n)
 	return pid > 0 && waitpid(pid, NULL, 0) == pid;
 }
 
-/* A process of its own has page tables of its own, and its own TLBs. */
+/* Use another process, with its own page tables and TLB entries. */
 static pid_t fork_host_process(void)
 {
 	pid_t parent = getpid(), pid = fork();
@@ -259,8 +259,8 @@ static pid_t fork_host_process(void)
 }
 
 /*
- * Faults and short pins are plenty.  The CPU is for the conversions, whose number
- * counts, and which preempt users at any point.
+ * Prioritize conversions: their number counts, and they should preempt users at
+ * any point.  There are plenty of faults and short pins anyway.
  */
 static void convert_first(void)
 {
@@ -270,7 +270,7 @@ static void convert_first(void)
 	TEST_ASSERT(!r, __KVM_SYSCALL_ERROR("sched_setscheduler()", r));
 }
 
-/* The hammer leaves it alone, like the first word. */
+/* Use a word that hammers don't touch, like the first one. */
 static u64 *last_word(int page)
 {
 	return gmem_hva(g, page + 1) - 1;
@@ -286,7 +286,7 @@ FIXTURE_VARIANT(transient) {
 	int hold_us;
 };
 
-/* What guests and VMMs do all the time: nothing but accesses. */
+/* Plain accesses, as guests and VMMs make all the time. */
 FIXTURE_VARIANT_ADD(transient, faults) {
 	.heavy = true,
 	.users = {
@@ -309,8 +309,8 @@ FIXTURE_VARIANT_ADD(transient, references) {
 };
 
 /*
- * While pages are being pinned, those that already are wait for the next one to
- * be faulted in, which may have to wait for the very conversion that they block.
+ * Pages that are already pinned stay so until the next one is faulted in, which
+ * may have to wait for the very conversion that they block.
  */
 FIXTURE_VARIANT_ADD(transient, many_pages) {
 	.heavy = true,
@@ -321,7 +321,7 @@ FIXTURE_VARIANT_ADD(transient, many_pages) {
 	.nr_pin = NR_PAGES / 2,
 };
 
-/* Some page of the range is in use at any time, as long as new users can come. */
+/* Some page of the range is always in use, as long as new users can come. */
 FIXTURE_VARIANT_ADD(transient, overlapping) {
 	.heavy = true,
 	.users = {
@@ -330,7 +330,7 @@ FIXTURE_VARIANT_ADD(transient, overlapping) {
 	.hold_us = 8000,
 };
 
-/* One kind of user alone. */
+/* A single type of user. */
 FIXTURE_VARIANT_ADD(transient, pageout) { .users = { { "pageout", pageout } } };
 FIXTURE_VARIANT_ADD(transient, cold) { .users = { { "cold", cold } } };
 FIXTURE_VARIANT_ADD(transient, collapse) { .users = { { "collapse", collapse } } };
@@ -399,7 +399,8 @@ TEST_F_TIMEOUT(transient, conversions, 7200)
 
 		/*
 		 * A fault in flight must not map a page that has become private.
-		 * Look at one page if faults are what matters: this maps it.
+		 * Check only one page if faults are to be tested, as checking
+		 * maps it.
 		 */
 		first = page + (variant->heavy ? round % nr : 0);
 		step = variant->heavy ? nr : 1;
@@ -447,9 +448,9 @@ static bool touch_when_asked(u64 n)
 }
 
 /*
- * A fault that has dropped the invalidate lock, but has yet to map the page: the
- * conversion preempts it there.  Nobody else wants the lock, so what the fault
- * maps a moment later would not be unmapped by another attempt.
+ * Preempt a fault that has dropped the invalidate lock, but has yet to map the
+ * page.  No other task wants the lock, so another attempt would not unmap a page
+ * that the fault maps a moment later.
  */
 TEST_F_TIMEOUT(fault, in_flight, 300)
 {

@@ -1,6 +1,10 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * The frame of a test of guest_memfd: one VM, which each of its cases has anew.
+ * Scaffolding for guest_memfd tests: a fresh VM for each case.
+ *
+ * To write a test, start from a small one, e.g. guest_memfd_busy_test.c: declare
+ * the VM with GMEM_FIXTURE(name, number of pages), use it as g in each
+ * TEST_F(), and end with GMEM_TEST_MAIN(reason to skip all cases, or NULL).
  */
 #ifndef SELFTEST_KVM_GMEM_TEST_H
 #define SELFTEST_KVM_GMEM_TEST_H
@@ -47,7 +51,7 @@ static struct gmem_vm * const g = &gmem_test_vm;
 		gmem_vm_free(g);					\
 	}
 
-/* A conversion to private fails, and reports that page. */
+/* Expect a conversion to private to fail with @error, and to report page @at. */
 #define ASSERT_REFUSED(error, at, page, nr)				\
 do {									\
 	ASSERT_EQ(error, gmem_convert(g, page, nr, PRIVATE));		\
@@ -63,9 +67,8 @@ do {									\
 } while (0)
 
 /*
- * Convert all memory to private while one page is pinned, and unpin it in the
- * middle of the time that KVM waits.  On a machine with much else to do, it may
- * take several tries for that to be so.
+ * Convert all memory to private while one page is pinned, and unpin it while KVM
+ * is waiting.  Try several times, a busy machine may unpin it too late.
  */
 static inline int convert_during_unpin(int page)
 {
@@ -80,7 +83,7 @@ static inline int convert_during_unpin(int page)
 	return r;
 }
 
-/* If there is a reason then none of the cases can run: skip them as one. */
+/* If there is a reason why no case can run, report a single skip. */
 static inline int gmem_test_run(int argc, char **argv, const char *reason)
 {
 	if (reason)

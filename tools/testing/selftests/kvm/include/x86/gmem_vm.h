@@ -16,14 +16,14 @@
 #define GMEM_GPA	((gpa_t)1 << 32)
 
 /**
- * struct gmem_vm - A VM whose guest reads and writes memory as it is told
+ * struct gmem_vm - A VM whose guest reads and writes memory on request
  * @vm: the VM
  * @vcpu: its only vCPU
  * @fd: guest_memfd, bound to GMEM_SLOT at GMEM_GPA from offset 0
  * @mem: the host's mapping of all of it
  * @nr_pages: size of the guest_memfd, in pages
- * @error_page: what the last conversion reported, -1 if the kernel wrote nothing
- * @start: the vCPU's registers before it ran
+ * @error_page: page that the last conversion reported, -1 if none
+ * @start: the vCPU's initial registers
  */
 struct gmem_vm {
 	struct kvm_vm *vm;
@@ -35,59 +35,59 @@ struct gmem_vm {
 	struct kvm_regs start;
 };
 
-/*
- * Why there can be no such VM here: a reason to skip a test, or NULL if there
- * can be one.
- */
+/* Return the reason to skip a test if there can't be such a VM, or NULL. */
 const char *gmem_vm_unsupported(void);
 
-/* All memory is shared, and none of it allocated yet. */
+/* Create a VM whose memory is shared, and not allocated yet. */
 void gmem_vm_create(struct gmem_vm *g, int nr_pages);
 
-/* The parameter kvm.gmem_hugepages, for files created from now on. */
+/* Get or set the parameter kvm.gmem_hugepages, which applies to new files. */
 bool gmem_hugepages(void);
 void gmem_set_hugepages(bool on);
 
 #define GMEM_CHUNK_PAGES	512
 
-/* With memory that is allocated in chunks, whatever the parameter says. */
+/* Create a VM with memory in chunks, regardless of the parameter. */
 void gmem_vm_create_huge(struct gmem_vm *g, int nr_pages);
 
 /*
- * The same with a type of VM and flags of the guest_memfd that work together.
- * If the host can't map it, @mem is memory that has nothing to do with it.
+ * Create a VM of a given type, and a guest_memfd with flags that fit the type.
+ * If the host can't map the file, @mem is unrelated anonymous memory.
  */
 void __gmem_vm_create(struct gmem_vm *g, unsigned long type, u64 flags,
 		      int nr_pages);
 void gmem_vm_free(struct gmem_vm *g);
 
-/* A file that the host can map, and that starts out as shared. */
+/* Create a file that the host can map, and that starts out as shared. */
 int gmem_create_shared(struct gmem_vm *g, u64 size);
 
-/* Bind @nr pages of the file from @page on to @gpage; remove the slot if 0. */
+/* Bind @nr pages of the file from @page on at @gpage; remove the slot if @nr is 0. */
 void gmem_set_slot(struct gmem_vm *g, int slot, int gpage, int nr, int page);
 
 /*
- * Have the guest access the first 8 bytes of a page.  Writing returns what the
- * guest then reads back.
+ * Have the guest access the first 8 bytes of a page.  gmem_write() returns the
+ * value that the guest reads back.
  */
 u64 gmem_read(struct gmem_vm *g, int page);
 u64 gmem_write(struct gmem_vm *g, int page, u64 value);
 
 /*
- * The same, but return what KVM_RUN does, for accesses that can fail.  The
- * guest forgets about an access that failed.
+ * Like gmem_read(), but return the result of KVM_RUN, for accesses that can fail.
+ * The guest doesn't repeat an access that failed.
  */
 int __gmem_read(struct gmem_vm *g, int page, u64 *value);
 
 /*
- * The same in two steps, for accesses that need the VMM's help in between:
- * starting returns with any exit, continuing gives the value.
+ * Like __gmem_read(), but in two steps, for accesses that need the VMM's help in
+ * between: gmem_start_read() returns on any exit, gmem_continue() gets the value.
  */
 int gmem_start_read(struct gmem_vm *g, int page);
 int gmem_continue(struct gmem_vm *g, u64 *value);
 
-/* Have the guest write what tells pages apart, and check that it is there. */
+/* Return the value of a vCPU's ucall, fail the test if it isn't a @cmd. */
+u64 gmem_get_ucall(struct kvm_vcpu *vcpu, u64 cmd);
+
+/* Have the guest write a different pattern to each page, and check the patterns. */
 static inline u64 gmem_pattern(int page)
 {
 	return 0xabcd00000000ull + page;
@@ -96,10 +96,10 @@ static inline u64 gmem_pattern(int page)
 void gmem_fill(struct gmem_vm *g, int page, int nr);
 void gmem_check(struct gmem_vm *g, int page, int nr);
 
-/* Have the guest read pages.  Return how many faults that takes. */
+/* Have the guest read pages.  Return the number of faults. */
 u64 gmem_count_faults(struct gmem_vm *g, int page, int nr);
 
-/* The first 8 bytes of a page, for the host. */
+/* Return the host's address of the first 8 bytes of a page. */
 static inline u64 *gmem_hva(struct gmem_vm *g, int page)
 {
 	return (u64 *)(g->mem + (u64)page * PAGE_SIZE);
@@ -121,43 +121,43 @@ static inline void gmem_make_shared(struct gmem_vm *g, int page, int nr)
 void gmem_allocate(struct gmem_vm *g, int page, int nr);
 void gmem_punch_hole(struct gmem_vm *g, int page, int nr);
 
-/* Map pages, write to them.  Return true if the host may access all of them. */
+/* Fault in pages for writing.  Return true if the host may access all of them. */
 bool gmem_host_can_access(struct gmem_vm *g, int page, int nr);
 
-/* Return true if the host may access all pages but these, i.e. no more and no less. */
+/* Return true if the host may access all pages except these, and none of these. */
 bool gmem_host_can_access_all_but(struct gmem_vm *g, int page, int nr);
 
-/* The host's frame number of a shared page; needs CAP_SYS_ADMIN. */
+/* Return the pfn of a shared page; needs CAP_SYS_ADMIN. */
 u64 gmem_host_pfn(struct gmem_vm *g, int page);
 
 /*
- * Hold a lasting pin on pages of a mapping.  Return a file descriptor, which
+ * Take a long-term pin on pages of a mapping.  Return a file descriptor that
  * unpins them when it is closed, or -errno.
  */
 int __gmem_pin(struct gmem_vm *g, int page, int nr);
 int gmem_pin(struct gmem_vm *g, int page, int nr);
 bool gmem_can_pin(void);
 
-/* Pin pages for @us, as direct I/O does, and read them.  Return true if that worked. */
+/* Pin pages for @us, as direct I/O does, and read them.  Return true on success. */
 bool gmem_splice(struct gmem_vm *g, int page, int nr, int us);
 
 /*
- * Have an uncorrectable error strike a shared page as the host accesses it.
+ * Inject an uncorrectable error into a shared page, as if the host accessed it.
  * Return 0 or -errno.  See hwpoison_unpoison_all().
  */
 int gmem_poison(struct gmem_vm *g, int page);
 
 /*
- * Return true if KVM_RUN, which failed with @err, was ended by a poisoned page, or
- * if that is how a read of that page ends it.
+ * Return true if KVM_RUN failed with @err because the page is poisoned, or if
+ * reading that page makes it fail that way.
  */
 bool gmem_is_refused(struct gmem_vm *g, int page, bool private, int err);
 bool gmem_refuses(struct gmem_vm *g, int page, bool private);
 
 /**
- * enum gmem_hammer_mode - What to make of accesses that fail
- * @HAMMER_LOSSLESS: they must not, and what was written must be there
- * @HAMMER_ONCE: the first one ends the thread
+ * enum gmem_hammer_mode - How to treat accesses that fail
+ * @HAMMER_LOSSLESS: fail the test, also if anything written gets lost
+ * @HAMMER_ONCE: end the thread at the first failure
  * @HAMMER_RETRY: try again, for memory that comes and goes
  */
 enum gmem_hammer_mode {
@@ -173,8 +173,8 @@ enum gmem_hammer_mode {
  * @vcpu: the vCPU
  * @mode: see enum gmem_hammer_mode
  * @thread: the thread that runs the vCPU
- * @err: errno of the last KVM_RUN, 0 if it didn't fail
- * @nr_failures: how often KVM_RUN failed or exited for want of memory
+ * @err: errno of the last KVM_RUN, 0 if it succeeded
+ * @nr_failures: how often KVM_RUN failed, or exited due to missing memory
  */
 struct gmem_hammer {
 	struct kvm_vcpu *vcpu;
@@ -185,9 +185,9 @@ struct gmem_hammer {
 };
 
 /*
- * Start vCPUs that write and read the first GMEM_HAMMER_PAGES pages, at most,
- * leaving alone their first 8 bytes.  Stopping waits for them to end; if one
- * doesn't, the test fails and shows where that vCPU is.
+ * Start vCPUs that write and read at most the first GMEM_HAMMER_PAGES pages, but
+ * not the first 8 bytes of each.  gmem_hammer_stop() waits for the vCPUs to
+ * finish; if one doesn't, the test fails and dumps its state.
  */
 void gmem_hammer_start(struct gmem_vm *g, struct gmem_hammer *hammers, int nr,
 		       enum gmem_hammer_mode mode);

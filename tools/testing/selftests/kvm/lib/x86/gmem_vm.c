@@ -23,10 +23,10 @@
 
 #define GUP_TEST_FILE	"/sys/kernel/debug/gup_test"
 
-/* Well beyond what it takes a guest to look, in emulation. */
+/* Far more than a guest needs to see the request, even in emulation. */
 #define HAMMER_STOP_SECONDS	60
 
-/* What the guest is to do next, written by the host between two exits. */
+/* The guest's next access, written by the host between two exits. */
 static struct {
 	u64 gpa;
 	u64 value;
@@ -52,10 +52,7 @@ static struct {
 	bool stop;
 } hammering;
 
-/*
- * Each hammer has a word of its own in each page, and thus knows what must be
- * there when it comes back.
- */
+/* Each hammer owns a word in each page, and thus knows its expected value. */
 static void guest_hammer(u64 id)
 {
 	u64 seen[GMEM_HAMMER_PAGES] = {};
@@ -172,31 +169,33 @@ int gmem_start_read(struct gmem_vm *g, int page)
 	return _vcpu_run(g->vcpu);
 }
 
-static int gmem_finish(struct gmem_vm *g, int r, u64 *value)
+u64 gmem_get_ucall(struct kvm_vcpu *vcpu, u64 cmd)
 {
 	struct ucall uc;
+	u64 r = get_ucall(vcpu, &uc);
+
+	if (r == UCALL_ABORT)
+		REPORT_GUEST_ASSERT(uc);
+
+	TEST_ASSERT(r == cmd, "Unexpected exit, reason: %u (%s)",
+		    vcpu->run->exit_reason, exit_reason_str(vcpu->run->exit_reason));
+	return uc.args[1];
+}
+
+static int gmem_finish(struct gmem_vm *g, int r, u64 *value)
+{
 	int err;
 
 	if (r) {
-		/* Or else the vCPU would start with this access next time. */
+		/* Or the next KVM_RUN would repeat this access. */
 		err = errno;
 		vcpu_regs_set(g->vcpu, &g->start);
 		errno = err;
 		return r;
 	}
 
-	switch (get_ucall(g->vcpu, &uc)) {
-	case UCALL_SYNC:
-		*value = uc.args[1];
-		return 0;
-	case UCALL_ABORT:
-		REPORT_GUEST_ASSERT(uc);
-	default:
-		TEST_FAIL("Unexpected exit, reason: %u (%s)",
-			  g->vcpu->run->exit_reason,
-			  exit_reason_str(g->vcpu->run->exit_reason));
-	}
-	return -1;
+	*value = gmem_get_ucall(g->vcpu, UCALL_SYNC);
+	return 0;
 }
 
 int gmem_continue(struct gmem_vm *g, u64 *value)
@@ -399,7 +398,7 @@ bool gmem_splice(struct gmem_vm *g, int page, int nr, int us)
 
 int gmem_poison(struct gmem_vm *g, int page)
 {
-	/* What madvise() hits is "accessed" by the caller, hence a signal. */
+	/* madvise() treats the page as accessed by the caller, hence the signal. */
 	struct sigaction old;
 	int r;
 
@@ -435,7 +434,7 @@ static void *run_hammer(void *arg)
 		}
 
 		h->nr_failures++;
-		/* The guest may never get to see that it is to stop. */
+		/* The guest may never get to see the request to stop. */
 		if (h->mode == HAMMER_ONCE || READ_ONCE(hammering.stop))
 			return NULL;
 
@@ -469,7 +468,7 @@ void gmem_hammer_start(struct gmem_vm *g, struct gmem_hammer *hammers, int nr,
 		kvm_pthread_create(&hammers[i].thread, NULL, run_hammer, &hammers[i]);
 }
 
-/* It may be stuck in KVM, or its guest where it gets no further. */
+/* The thread may be stuck in KVM, or the guest may make no progress. */
 static void give_up(struct gmem_hammer *h)
 {
 	ignore_signal(SIGUSR1, 0);
