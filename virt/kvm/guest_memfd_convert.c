@@ -239,6 +239,7 @@ static int kvm_gmem_convert(struct kvm_gmem_conversion *c)
 	return r;
 }
 
+/* noinline: keep the large struct off the stack if nothing changes. */
 static noinline int kvm_gmem_convert_range(struct gmem_file *f, struct inode *inode,
 					   pgoff_t start, pgoff_t last,
 					   bool to_private, u64 *error_offset)

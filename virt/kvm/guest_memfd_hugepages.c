@@ -252,12 +252,14 @@ void kvm_gmem_announce_chunks(struct kvm *kvm, const struct kvm_gfn_range *range
  * Check the result of kvm_gmem_max_order() again with mmu_lock held, right before
  * a huge page is mapped.  Any change must have been announced.
  */
-bool kvm_gmem_chunk_is_whole(const struct kvm_memory_slot *slot, gfn_t gfn,
-			     kvm_pfn_t pfn, bool is_private)
+bool kvm_gmem_chunk_is_whole(struct kvm *kvm, const struct kvm_memory_slot *slot,
+			     gfn_t gfn, kvm_pfn_t pfn, bool is_private)
 {
 	pgoff_t index = gfn - slot->base_gfn + slot->gmem.pgoff;
 	pgoff_t first = round_down(index, KVM_GMEM_CHUNK_PAGES);
 	struct inode *inode;
+
+	lockdep_assert_held(&kvm->mmu_lock);
 
 	guard(rcu)();
 
