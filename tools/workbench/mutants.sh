@@ -8,11 +8,12 @@
 #	mutants.awk	reads the table
 #	function.awk	finds a function in a C file
 #
-# Sets MUTANTS, a directory with the parsed table, MUTANT_FILES, files of build/linux that differ from its commit,
-# MUTANT_MACHINES, the processes that boot one, MUTATED, the kernels built with a mutant, and RUN and RESULTS for
-# test.sh.
+# Sets MUTANTS, a directory with the parsed table, MUTANTS_KILLED, a file that remembers which were killed, MUTANT_FILES,
+# files of build/linux that differ from its commit, MUTANT_MACHINES, the processes that boot one, MUTATED, the kernels
+# built with a mutant, and RUN and RESULTS for test.sh.
 
 MUTANTS=$BUILD/mutants.table
+MUTANTS_KILLED=$BUILD/mutants.killed
 MUTANT_FILES=''
 MUTANT_MACHINES=''
 MUTATED=''
@@ -114,11 +115,23 @@ mutant_boot()
 	mkdir -p "$RUN/$3"
 	: > "$RUN/summary"
 	if [ "$2" = bench ]; then
-		run_bench > "$RUN/boot.log" 2>&1
+		mkdir "$RUN/bench"
+		(bench_run "$RUN/bench") || :
+		bench_judge
 		return
 	fi
 	(machine_boot "$3" "$RUN/$3" "$2") > "$RUN/boot.log" 2>&1 || :
 	machine_judge "$3" > "$RUN/judge.log" 2>&1
+}
+
+# mutant_key NAME: a line of MUTANTS_KILLED, which says that this mutant was killed with these sources and tests.
+mutant_key()
+{
+	echo "$1 $({
+		tgit rev-parse 'HEAD^{tree}'
+		grep "^$1 " "$MUTANTS/index"
+		cat "$MUTANTS/$1".*.sed "$TESTS"
+	} | sha256sum | cut -d ' ' -f 1)"
 }
 
 # mutant_machine NAME TEST MACHINE BEGAN: boot it, and record whether the test kills it.
@@ -132,6 +145,7 @@ mutant_machine()
 		text="mutant $name: $(sed -n 's/^wb: //p' "$RUN/$name/boot.log")"
 	elif grep -q '^fail ' "$RUN/$name/summary"; then
 		verdict=pass
+		mutant_key "$name" >> "$MUTANTS_KILLED"
 		text="mutant $name: killed: $(sed -n 's/^fail //p' "$RUN/$name/summary" | head -n 1)"
 	else
 		text="mutant $name: survived $test in $machine"
@@ -223,7 +237,7 @@ mutants_end()
 # mutants_all [NAME...]: build one after the other, and boot as many at a time as there are processors.
 mutants_all()
 {
-	local name
+	local name named="$*"
 
 	have_kernel
 	tree_clean || die "build/linux has uncommitted edits or new files"
@@ -239,6 +253,10 @@ mutants_all()
 	say "Mutants: $#"
 	mkdir -p "$LOGS"
 	for name; do
+		if [ -z "$named" ] && grep -qsx "$(mutant_key "$name")" "$MUTANTS_KILLED"; then
+			record pass "mutant $name: killed in an earlier run"
+			continue
+		fi
 		# shellcheck disable=SC2046 # the fields of the line
 		mutant_run $(awk -v name="$name" '$1 == name' "$MUTANTS/index")
 	done
