@@ -195,7 +195,11 @@ series_comments()
 		function key(name) { sub(/^[0-9]+-/, "", name); return name }
 		NR == FNR && /^(#|$)/ { block = block $0 "\n"; next }
 		NR == FNR { if (block != "") comment[key($0)] = block; block = ""; next }
-		{ printf "%s%s\n", comment[key($0)], $0 }' "$PATCHES/series" -
+		{ printf "%s%s\n", comment[key($0)], $0; delete comment[key($0)] }
+		END {
+			for (name in comment)
+				printf "%spatches/series: put this back, %s is gone\n", comment[name], name > "/dev/stderr"
+		}' "$PATCHES/series" -
 }
 
 # export_to DIR: export everything from the commits of build/linux: DIR/patches, the new files, and our entry in

@@ -170,7 +170,7 @@ static int stop_vcpus(struct kvm_vm *vm, pthread_t *threads)
 TEST_F_TIMEOUT(huge, slot_under_vcpus, 600)
 {
 	/* Wait for all pages to be read in every eighth round. */
-	const int nr_rounds = 64 * ARRAY_SIZE(slot_pages);
+	const int nr_rounds = 32 * ARRAY_SIZE(slot_pages);
 	struct kvm_vcpu *vcpus[NR_VCPUS];
 	pthread_t threads[NR_VCPUS];
 	bool whole;

@@ -22,8 +22,8 @@
 
 #define NR_PAGES	16
 #define DATA_SIZE	(NR_PAGES * PAGE_SIZE)
-#define HEAVY_MS	12000
-#define DEFAULT_MS	3000
+#define HEAVY_MS	8000
+#define DEFAULT_MS	2000
 #define MEMORY_DIR	"/sys/devices/system/memory"
 
 static u64 nr_rounds;
