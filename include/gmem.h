@@ -2,7 +2,7 @@
 /*
  * In-place conversion of guest_memfd memory, for VMMs: find out whether it is
  * available, create a file, convert ranges of it, and find out what to do about
- * each error.  Just include this file, there is nothing to link with.
+ * each error.  Just include this file; there is nothing to link with.
  *
  * It builds as C11 and C++11, and later, if POSIX.1-2008 is visible, which is
  * the default, also with -D_GNU_SOURCE.  Any version of the kernel headers will
@@ -233,7 +233,8 @@ static inline void *gmem_map(int gmem_fd, __u64 size)
  * gmem_names_page() - Find out whether error_offset is valid
  * @err: 0 or the negative errno of a conversion
  *
- * Return: true if the kernel has named the page that blocks the conversion.
+ * Return: true if the kernel has set error_offset: to the page that blocks the
+ * conversion, or, with ENOMEM, to the start of the range.
  */
 static inline bool gmem_names_page(int err)
 {

@@ -72,7 +72,7 @@ static void on_signal(int signal)
 	ended_by = signal;
 }
 
-/* Interrupts poll(), which redraws. */
+/* Do nothing: the signal interrupts poll(), after which the report is redrawn. */
 static void on_resize(int signal)
 {
 	(void)signal;

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
 # shellcheck shell=dash
 #
-# Checks that take too long for `wb test`, and the tests of each part of the series at the end of that part.
+# Checks that take too long for `wb test`, and the selftests of each part of the series at the end of that part.
 #
 # Sets, in subshells, BUILD and TREE to a directory and a tree for parts, and RUN and TESTS for test.sh.
 
@@ -111,7 +111,7 @@ part_build()
 		kernel_make CONFIGS="$configs" selftests init TESTS="$(test_programs "$KARCH" | tr '\n' ' ')"
 }
 
-# part_test PART PATCHES: run all tests that exist at the end of the part, in a separate tree.
+# part_test PART PATCHES: run the selftests that exist at the end of the part, on the kernel x86_64, in a separate tree.
 part_test()
 {
 	local series="$TREE" commit machine

@@ -108,6 +108,23 @@ mutant_kernel()
 	fi
 }
 
+# mutant_until_failure TEST MACHINE: boot the machine to run the test, and stop it once a case has failed.
+mutant_until_failure()
+{
+	local dir="$RUN/$2" pid
+
+	machine_boot "$2" "$dir" "$1" &
+	pid=$!
+	while kill -0 $pid 2> /dev/null; do
+		if grep -v '# SKIP' "$dir/output" 2> /dev/null | grep -q '^not ok '; then
+			kill_tree $pid
+		fi
+		sleep 0.2
+	done
+	wait $pid || :
+	rm -f "$dir/kernel" "$dir/initramfs" "$dir/disk"
+}
+
 # mutant_boot NAME TEST MACHINE: run the test, with its results in a separate RUN.
 mutant_boot()
 {
@@ -120,7 +137,7 @@ mutant_boot()
 		bench_judge
 		return
 	fi
-	(machine_boot "$3" "$RUN/$3" "$2") > "$RUN/boot.log" 2>&1 || :
+	mutant_until_failure "$2" "$3" > "$RUN/boot.log" 2>&1
 	machine_judge "$3" > "$RUN/judge.log" 2>&1
 }
 
@@ -170,20 +187,30 @@ mutants_wait()
 	done
 }
 
+# Print what to build: modules, which takes a third of the time, unless files of the kernel's image differ.
+mutant_target()
+{
+	case $MUTANT_FILES in
+	*" mm/"*)	echo kernel ;;
+	*)		echo modules ;;
+	esac
+}
+
 # mutant_build NAME TEST MACHINE FILE:FUNCTION...: on failure, the last line of the log has the reason.
 mutant_build()
 {
 	local name="$1" test="$2" machine="$3" rc=0
 
 	shift 3
-	mutant_apply "$name" "$@" || return 1
 	mutant_kernel "$test" "$machine"
+	[ -e "$(kernel_image)" ] || { echo "mutant $name: no kernel $KERNEL built yet"; return 1; }
+	mutant_apply "$name" "$@" || return 1
 	case " $MUTATED " in
 	*" $KERNEL "*) ;;
 	*)	MUTATED="$MUTATED $KERNEL" ;;
 	esac
 	hold build
-	kernel_make kernel > "$LOGS/mutant-build.log" 2>&1 || rc=$?
+	kernel_make "$(mutant_target)" > "$LOGS/mutant-build.log" 2>&1 || rc=$?
 	release
 	[ $rc -eq 0 ] || echo "mutant $name: does not build: $(grep -m 1 -i 'error' "$LOGS/mutant-build.log")"
 	return $rc
@@ -192,10 +219,11 @@ mutant_build()
 # mutant_run NAME TEST MACHINE FILE:FUNCTION...: build it, and boot it while the next ones are built.
 mutant_run()
 {
-	local built=0 began pid
+	local built=0 target began pid
 
 	began=$(date +%s)
 	mutant_build "$@" > "$LOGS/mutant.log" 2>&1 || built=$?
+	target=$(mutant_target)
 	mutant_restore
 	if [ $built -ne 0 ]; then
 		record fail "$(tail -n 1 "$LOGS/mutant.log")"
@@ -210,6 +238,9 @@ mutant_run()
 	while kill -0 $pid 2> /dev/null && [ ! -e "$RUN/$1/$3/packed" ]; do
 		sleep 0.1
 	done
+	# Its image must not stay in those of the next ones.
+	[ "$target" != kernel ] || kernel_make kernel > "$LOGS/mutant-build.log" 2>&1 ||
+		die "the kernel does not build without mutant $1"
 }
 
 # Rebuild, or build/linux would be left with the last mutant.

@@ -145,7 +145,7 @@ bool kvm_gmem_attrs_is_private(struct kvm_gmem_attrs *attrs, pgoff_t index)
 }
 EXPORT_SYMBOL_IF_KUNIT(kvm_gmem_attrs_is_private);
 
-/* Find the first page in the range that differs, return false if none does. */
+/* Find the first page in the range that differs, or return false. */
 bool kvm_gmem_attrs_first(struct kvm_gmem_attrs *attrs, pgoff_t *start,
 			  pgoff_t last, bool private)
 {
@@ -209,7 +209,7 @@ bool kvm_gmem_attrs_range_is(struct kvm_gmem_attrs *attrs, pgoff_t start,
 }
 EXPORT_SYMBOL_IF_KUNIT(kvm_gmem_attrs_range_is);
 
-/* Trim a range to the first and last page that differ, return false if none do. */
+/* Trim a range to the first and last page that differ, or return false. */
 bool kvm_gmem_attrs_trim(struct kvm_gmem_attrs *attrs, pgoff_t *start,
 			 pgoff_t *last, bool private)
 {
@@ -345,7 +345,7 @@ void kvm_gmem_attrs_abort(struct kvm_gmem_attrs_update *update)
 }
 EXPORT_SYMBOL_IF_KUNIT(kvm_gmem_attrs_abort);
 
-/* Count the pages from bit @lo to bit @hi that differ from the next one. */
+/* Count the pages from bit @lo to bit @hi that differ from the next page. */
 static unsigned long kvm_gmem_attrs_leaf_edges(const unsigned long *pages,
 					       unsigned int lo, unsigned int hi)
 {

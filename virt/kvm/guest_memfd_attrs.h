@@ -16,13 +16,14 @@
 #define KVM_GMEM_ATTRS_LEAF_PAGES	BIT(KVM_GMEM_ATTRS_LEAF_BITS)
 
 /*
- * A slot of an inner node has a child, or all of its pages have the attribute in
- * the slot's bit of @private.  Ignore the bit if there is a child.
+ * Each slot of an inner node either has a child or is uniform: the slot's bit
+ * in @private is then the attribute of all its pages.  Ignore the bit if there
+ * is a child.
  *
  * @nr_private and @nr_edges count private pages below the node, and pages that
- * differ from the next one.  A node without edges is uniform.  It is kept until
- * the next update elsewhere in the file, so that converting pages back and
- * forth doesn't allocate and free it each time.
+ * differ from the next page.  A node without edges is uniform.  It is kept
+ * until the next update elsewhere in the file, so that converting pages back
+ * and forth doesn't allocate and free it each time.
  */
 struct kvm_gmem_attrs_node {
 	union {
@@ -101,7 +102,7 @@ bool kvm_gmem_attrs_find(struct kvm_gmem_attrs *attrs, pgoff_t index,
 
 /*
  * Test the attribute of a page while walking in ascending order, with the lock
- * held.  @span caches the last lookup, start with an empty one.
+ * held.  @span caches the last lookup; start with an empty one.
  */
 static inline bool kvm_gmem_attrs_span_is(struct kvm_gmem_attrs *attrs,
 					  struct kvm_gmem_attrs_span *span,

@@ -16,9 +16,12 @@
 #define LEAF_PAGES	KVM_GMEM_ATTRS_LEAF_PAGES
 /* A full node of the level above the leaves. */
 #define NODE_PAGES	(LEAF_PAGES * KVM_GMEM_ATTRS_NR_SLOTS)
-/* The most that fit into a file, given the largest loff_t. */
+/* The most pages that fit into a file, given the largest loff_t. */
 #define HUGE_PAGES	BIT(63 - PAGE_SHIFT)
-/* Each edge of an update needs one node on each level below the root. */
+/*
+ * An update has two edges, each of which needs at most one node on each of the
+ * seven levels below the root.
+ */
 #define HUGE_NODES	14
 #define MANY_LEAVES	100000
 

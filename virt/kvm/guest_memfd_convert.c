@@ -5,8 +5,8 @@
  * A conversion holds the file's invalidate lock for write, which blocks faults
  * on the file by guests and by host userspace.  If a page is in use, drop the
  * lock for a while and start over.  Do everything that can fail without harm
- * before changing anything.  After that, only step 4 can still fail, which
- * kills the VM:
+ * before changing anything.  After that, only zapping and releasing pages can
+ * fail, and that kills the VM:
  *
  * 1. Allocate memory for the store of the attributes.
  * 2. To private: drop all host references to the pages.
@@ -46,7 +46,7 @@ struct folio *kvm_gmem_next_change(struct kvm_gmem_change_iter *iter)
 	for (;;) {
 		if (!(++iter->nr_seen % KVM_GMEM_CONVERT_BATCH)) {
 			cond_resched();
-			/* Nothing has been zapped yet, bail if killed. */
+			/* Bail if killed, as nothing has been zapped yet. */
 			if (c->to_private && fatal_signal_pending(current))
 				return NULL;
 		}
@@ -158,7 +158,7 @@ static int kvm_gmem_try_convert(struct kvm_gmem_conversion *c)
 	if (c->to_private) {
 		r = kvm_gmem_drop_host_refs(c);
 		if (r)
-			goto abort;
+			goto out;
 	}
 
 	kvm_gmem_split_edges(c->inode, c->first_change, c->last_change + 1);
@@ -182,7 +182,7 @@ static int kvm_gmem_try_convert(struct kvm_gmem_conversion *c)
 	 */
 	smp_wmb();
 	kvm_gmem_invalidate_end(c->inode, c->first_change, c->last_change + 1);
-abort:
+out:
 	if (r)
 		kvm_gmem_attrs_abort(&c->update);
 	return r;
@@ -305,8 +305,8 @@ static int kvm_gmem_set_attributes(struct file *file,
 	r = kvm_gmem_convert_range(f, inode, start, last, to_private, &error_offset);
 
 	/*
-	 * Write to userspace without the lock, the struct may be in memory of
-	 * this very file.
+	 * Write to userspace without the lock, as the struct may be in memory
+	 * of this very file.
 	 */
 	if ((r == -EAGAIN || r == -EHWPOISON || r == -ENOMEM) &&
 	    put_user(error_offset, &uattrs->error_offset))

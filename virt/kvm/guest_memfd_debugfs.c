@@ -31,7 +31,7 @@
 struct kvm_gmem_map_iter {
 	struct kvm *kvm;
 
-	/* The start of the line.  Skip IDs whose file is gone. */
+	/* Where the line starts.  If that file is gone, go on to the next. */
 	unsigned long id;
 	pgoff_t index;
 

@@ -21,7 +21,7 @@
 #include "kvm_mm.h"
 
 /*
- * Marks the first page of a chunk of which no page has been punched.
+ * Mark the first page of a chunk as long as none of its pages has been punched.
  * cachestat() counts the page as dirty, but nothing else uses the tag.
  */
 #define KVM_GMEM_TAG_CHUNK	PAGECACHE_TAG_DIRTY
@@ -30,9 +30,9 @@ static bool kvm_gmem_hugepages;
 module_param_named(gmem_hugepages, kvm_gmem_hugepages, bool, 0644);
 
 /*
- * Taken under the invalidate lock, so that a chunk is allocated and cleared
- * only once if many vCPUs touch it at the same time.  Don't wait for folio
- * locks while holding a chunk lock.
+ * Serialize the allocation of a chunk, and making it private: vCPUs that fault
+ * on it hold the invalidate lock only for read.  Take a chunk lock inside the
+ * invalidate lock, and don't wait for folio locks while holding it.
  */
 #define KVM_GMEM_CHUNK_LOCK_BITS	6
 static struct mutex kvm_gmem_chunk_locks[BIT(KVM_GMEM_CHUNK_LOCK_BITS)];

@@ -148,7 +148,7 @@ static int kvm_gmem_drop_folio_refs(struct kvm_gmem_conversion *c, struct folio 
 	if (!kvm_gmem_folio_is_unused(folio))
 		lru_add_drain();
 
-	/* Drain once per attempt, the lock keeps new users out. */
+	/* Drain once per attempt.  kvm_gmem_wait_locked() may drain again. */
 	if (!kvm_gmem_folio_is_unused(folio) && !folio_test_hwpoison(folio) &&
 	    !c->drained)
 		kvm_gmem_drain_all(c, folio);
@@ -312,7 +312,7 @@ static bool kvm_gmem_page_in_use(struct kvm_gmem_conversion *c)
 	struct folio *folio;
 	bool in_use;
 
-	/* Don't take a reference, the lock keeps pages in the file. */
+	/* Don't take a reference, as the lock keeps pages in the file. */
 	if (!filemap_invalidate_trylock_shared(mapping))
 		return true;
 

@@ -22,9 +22,9 @@
 #include "guest_memfd_wait.h"
 
 /*
- * Report a page that has been in use by the same users for this long.  Handling
- * 16 pinned pages, each unpinned when it is reported, must take less than two
- * seconds.
+ * Report a page that has been in use by the same users for this long.  A VMM
+ * may learn of pinned pages one at a time: unpinning 16 in turn should take
+ * less than two seconds.
  */
 #define KVM_GMEM_WAIT_PAGE_NS		(100 * NSEC_PER_MSEC)
 
@@ -37,8 +37,8 @@
 
 /*
  * Count the time between two looks at a page as no more than this.  A late
- * look, e.g. on a slow machine or after the task was frozen, must not use up
- * the time of many.
+ * look, e.g. on a slow machine or after the task was frozen, must not count as
+ * many.
  */
 #define KVM_GMEM_WAIT_STEP_NS		(1500 * NSEC_PER_USEC)
 

@@ -11,6 +11,10 @@
  * @page has been in use by the same users for @page_ns.  @total_ns is the time
  * waited for all pages.  @moved is set if @page is not the first page waited
  * for.
+ *
+ * @last_look is the time up to which waiting has been counted.  @turn_since is
+ * when the current turn with or without the lock began, and @hold_looks counts
+ * the looks at @page in the last turn with the lock.
  */
 struct kvm_gmem_wait {
 	bool waiting;
@@ -23,7 +27,10 @@ struct kvm_gmem_wait {
 	unsigned int hold_looks;
 };
 
-/* Time until which earlier drains of all CPUs' LRU caches spend the budget. */
+/*
+ * Each drain of all CPUs' LRU caches moves @spent_until one interval further
+ * into the future.
+ */
 struct kvm_gmem_drain_budget {
 	u64 spent_until;
 };

@@ -123,11 +123,11 @@ static void kvm_gmem_test_check_zapped(struct kvm *kvm, struct kvm_memory_slot *
 	if (WARN_ON_ONCE(!mmu_invalidate_retry_gfn(kvm, kvm->mmu_invalidate_seq, gfn)))
 		return;
 
-	/* Zap once more, there must be nothing left. */
+	/* Zap once more: there must be nothing left. */
 	if (WARN_ON_ONCE(kvm_unmap_gfn_range(kvm, &range)))
 		kvm_flush_remote_tlbs(kvm);
 
-	/* Not an error, the guest may not have mapped the page. */
+	/* Not an error, as the guest may not have mapped the page. */
 	if (page->nr_flushes == READ_ONCE(kvm->stat.generic.remote_tlb_flush_requests))
 		atomic_inc(&kvm_gmem_test_nr_unflushed);
 }

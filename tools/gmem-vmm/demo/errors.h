@@ -10,7 +10,7 @@ void step_replaced(struct vm *vm);
 void step_strike2(struct vm *vm);
 void step_error_done(struct vm *vm);
 
-/* Calls of vm_ops */
+/* Callbacks for struct vm_ops */
 void demo_poisoned(struct vm *vm, __u64 error_offset);
 void demo_lost_page(struct vm *vm, __u64 gpa, bool private);
 

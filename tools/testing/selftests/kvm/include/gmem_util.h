@@ -90,10 +90,11 @@ void workers_stop(struct worker *workers, int nr);
 int __printf(2, 3) write_file(const char *path, const char *fmt, ...);
 
 /*
- * Make this thread's nth allocation from now on fail; @fd is that of
- * /proc/thread-self/fail-nth.  fail_nth_came() ends that, and returns true if the
- * nth allocation was reached.
+ * Make this thread's nth allocation from now on fail.  @fd is from fail_nth_open(),
+ * which returns -1 if the kernel can't do that.  fail_nth_came() ends that, and
+ * returns true if the nth allocation was reached.
  */
+int fail_nth_open(void);
 void fail_nth_start(int fd, int nth);
 bool fail_nth_came(int fd);
 

@@ -9,22 +9,23 @@
 const char *hwpoison_unsupported(void);
 
 /*
- * Inject an error into a page that no task is about to access.  Return 0 if
- * memory_failure() has handled it, -errno if it reports a failure.
+ * Inject an error that no access has hit, i.e. without MF_ACTION_REQUIRED.
+ * Return 0 if memory_failure() has handled it, -errno if it reports a failure.
  */
 int hwpoison_inject(u64 pfn);
 
 /*
- * Remember a poisoned page, which hwpoison_inject() does by itself, and unpoison
- * all of them.  The latter works only for pages that are no longer in use; return
- * the number of pages that could not be recovered.
+ * hwpoison_remember() adds a page to those that hwpoison_unpoison_all()
+ * recovers; hwpoison_inject() calls it by itself.  Only pages that are no longer
+ * in use can be recovered; return the number of pages that could not be.
  */
 void hwpoison_remember(u64 pfn);
 int hwpoison_unpoison_all(void);
 
 /*
- * Return how the error in a page was handled according to the kernel log since
- * hwpoison_log_open(): "Recovered", "Delayed", "Failed", "Ignored", or "nothing".
+ * Store in @handling how the error in a page was handled according to the
+ * kernel log since hwpoison_log_open(): "Recovered", "Delayed", "Failed",
+ * "Ignored", or "nothing".
  */
 int hwpoison_log_open(void);
 void hwpoison_log_read(int fd, u64 pfn, char *handling, size_t size);
@@ -32,7 +33,7 @@ void hwpoison_log_read(int fd, u64 pfn, char *handling, size_t size);
 /* Return the amount of memory lost to errors, in bytes. */
 u64 hwpoison_lost_memory(void);
 
-/* Return the KPF_* of a page, see linux/kernel-page-flags.h. */
+/* Return the KPF_* flags of a page, see linux/kernel-page-flags.h. */
 u64 hwpoison_page_flags(u64 pfn);
 
 /* Return the pfn mapped at an address of this process, or 0 if there is none. */

@@ -17,6 +17,7 @@
 #include "kvm_syscalls.h"
 
 #define TRACING		"/sys/kernel/tracing/"
+#define FAULT_DIR	"/sys/kernel/debug/"
 
 static int compare_u64(const void *a, const void *b)
 {
@@ -199,6 +200,19 @@ int write_file(const char *path, const char *fmt, ...)
 	va_end(args);
 	kvm_close(fd);
 	return r;
+}
+
+int fail_nth_open(void)
+{
+	/* If possible, make page allocations fail, too. */
+	write_file(FAULT_DIR "fail_page_alloc/ignore-gfp-wait", "N");
+	write_file(FAULT_DIR "fail_page_alloc/min-order", "0");
+	write_file(FAULT_DIR "fail_page_alloc/verbose", "0");
+	write_file(FAULT_DIR "failslab/verbose", "0");
+	if (write_file(FAULT_DIR "failslab/ignore-gfp-wait", "N"))
+		return -1;
+
+	return open("/proc/thread-self/fail-nth", O_RDWR);
 }
 
 void fail_nth_start(int fd, int nth)

@@ -135,7 +135,10 @@ TEST_F(conversion, unchanged_pages)
 	}
 }
 
-/* Keep using a translation for as long as that works. */
+/*
+ * Write continually, so that this CPU caches a translation that the conversion
+ * has to flush.
+ */
 static bool write_next(u64 n)
 {
 	return try_write(gmem_hva(g, 3), n);

@@ -24,18 +24,7 @@
 /* The maximum wait of others for a file with that many fragments. */
 #define WAIT_MS		100
 
-FIXTURE(cost) { };
-
-FIXTURE_SETUP(cost)
-{
-	gmem_vm_create(g, NR_PAGES);
-	pin_self_to_cpu(nth_cpu(0));
-}
-
-FIXTURE_TEARDOWN(cost)
-{
-	gmem_vm_free(g);
-}
+GMEM_FIXTURE(cost, NR_PAGES)
 
 #define WINDOW_MS	500
 
@@ -305,9 +294,9 @@ TEST_F_TIMEOUT(cost, close, 300)
 	ASSERT_GT(WAIT_MS, median_wait(CLOSE));
 }
 
-static const char *unsupported(void)
+int main(int argc, char **argv)
 {
-	return nr_cpus() < 2 ? "only one CPU" : gmem_vm_unsupported();
+	pin_self_to_cpu(nth_cpu(0));
+	return gmem_test_run(argc, argv,
+			     nr_cpus() < 2 ? "only one CPU" : gmem_vm_unsupported());
 }
-
-GMEM_TEST_MAIN(unsupported())

@@ -12,8 +12,6 @@
 #include "gmem_test.h"
 #include "cgroup_util.h"
 
-#define FAULT_DIR	"/sys/kernel/debug/"
-
 /*
  * KVM needs memory if a run of LEAF_PAGES is no longer uniform.  Test pages on
  * either side of the end of such a run.
@@ -32,15 +30,10 @@ FIXTURE(alloc) {
 
 FIXTURE_SETUP(alloc)
 {
-	self->fail_nth = open("/proc/thread-self/fail-nth", O_RDWR);
-	if (self->fail_nth < 0 || write_file(FAULT_DIR "failslab/ignore-gfp-wait", "N"))
+	self->fail_nth = fail_nth_open();
+	if (self->fail_nth < 0)
 		SKIP(exit(KSFT_SKIP), "CONFIG_FAILSLAB or debugfs is missing");
 
-	/* If possible, make page allocations fail, too. */
-	write_file(FAULT_DIR "fail_page_alloc/ignore-gfp-wait", "N");
-	write_file(FAULT_DIR "fail_page_alloc/min-order", "0");
-	write_file(FAULT_DIR "fail_page_alloc/verbose", "0");
-	write_file(FAULT_DIR "failslab/verbose", "0");
 	gmem_vm_create(g, 3 * LEAF_PAGES);
 }
 
@@ -190,7 +183,7 @@ static long charged(const char *cgroup)
 	return cg_read_long(cgroup, "memory.current");
 }
 
-/* The result of a task in the cgroup that only converts memory. */
+/* The result of a task that does nothing in the cgroup but convert memory. */
 struct result {
 	int nr_converted;
 	int err;

@@ -450,11 +450,9 @@ TEST_F_TIMEOUT(chunk, release_fails, CHUNK_TIMEOUT)
 
 TEST_F_TIMEOUT(chunk, poisoned, CHUNK_TIMEOUT)
 {
-	const char *reason = hwpoison_unsupported();
 	u64 pfn;
 
-	if (reason)
-		SKIP(return, "%s", reason);
+	SKIP_IF(hwpoison_unsupported());
 
 	/* Poison a page of a chunk that is assigned as a whole. */
 	pfn = gmem_host_pfn(g, 100);

@@ -11,19 +11,6 @@
 
 #define FAULT_DIR	"/sys/kernel/debug/"
 
-static int open_fail_nth(void)
-{
-	write_file(FAULT_DIR "fail_page_alloc/ignore-gfp-wait", "N");
-	write_file(FAULT_DIR "fail_page_alloc/ignore-gfp-highmem", "N");
-	write_file(FAULT_DIR "fail_page_alloc/min-order", "0");
-	write_file(FAULT_DIR "fail_page_alloc/verbose", "0");
-	write_file(FAULT_DIR "failslab/verbose", "0");
-	if (write_file(FAULT_DIR "failslab/ignore-gfp-wait", "N"))
-		return -1;
-
-	return open("/proc/thread-self/fail-nth", O_RDWR);
-}
-
 static int fail_large_allocations(bool fail)
 {
 	write_file(FAULT_DIR "fail_page_alloc/ignore-gfp-wait", "N");
@@ -201,7 +188,7 @@ TEST_F(huge, memcg_limit)
 /* A conversion doesn't need memory to split the guest's huge mappings. */
 TEST_F(huge, split_fails)
 {
-	int fail_nth = open_fail_nth(), nth, r, nr_unsplit = 0;
+	int fail_nth = fail_nth_open(), nth, r, nr_unsplit = 0;
 	bool failed = true;
 	u64 faults;
 

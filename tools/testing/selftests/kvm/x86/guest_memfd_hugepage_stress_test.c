@@ -1,16 +1,14 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
  * Test that huge pages never give a guest access to the wrong memory: vCPUs touch
- * all pages of a few chunks, the host touches those that are shared, while one
- * thread converts, punches and writes at random, and tracks the expected contents
- * of each page.
+ * all pages of two chunks, and the host touches the shared ones, while one thread
+ * converts, punches and writes at random, and tracks the expected contents of
+ * each page.
  *
  * With CONFIG_KVM_PROVE_MMU, KVM checks each huge page that it maps.
  *
  * usage: guest_memfd_hugepage_stress_test [harness options] [seconds]
  */
-#include <ctype.h>
-
 #include "gmem_test.h"
 
 #define NR_PAGES	(2 * GMEM_CHUNK_PAGES)
@@ -207,11 +205,4 @@ TEST_F_TIMEOUT(stress, oracle, 24 * 60 * 60)
 	ASSERT_LT(0, pages_2m);
 }
 
-int main(int argc, char **argv)
-{
-	if (argc > 1 && isdigit(argv[argc - 1][0]))
-		nr_seconds = atoi_positive("Number of seconds", argv[--argc]);
-	argv[argc] = NULL;
-
-	return gmem_test_run(argc, argv, gmem_vm_unsupported());
-}
+GMEM_TEST_MAIN_NUMBER(gmem_vm_unsupported(), nr_seconds)

@@ -207,12 +207,10 @@ TEST_F(huge, pin_one_page)
 
 TEST_F(huge, poison_one_page)
 {
-	const char *reason = hwpoison_unsupported();
 	u64 value;
 	int i;
 
-	if (reason)
-		SKIP(return, "%s", reason);
+	SKIP_IF(hwpoison_unsupported());
 
 	gmem_fill(g, 0, NR_PAGES);
 	ASSERT_EQ(0, gmem_poison(g, PAGE));

@@ -149,10 +149,7 @@ TEST_F(map, files_and_vms)
 
 TEST_F(map, poisoned_page)
 {
-	const char *reason = hwpoison_unsupported();
-
-	if (reason)
-		SKIP(return, "%s", reason);
+	SKIP_IF(hwpoison_unsupported());
 
 	memset(g->mem, 0xaa, 8 * PAGE_SIZE);
 	ASSERT_EQ(0, gmem_poison(g, 5));

@@ -262,11 +262,9 @@ TEST_F(observe, pinned_page)
 
 TEST_F(observe, poisoned_page)
 {
-	const char *reason = hwpoison_unsupported();
 	int i;
 
-	if (reason)
-		SKIP(return, "%s", reason);
+	SKIP_IF(hwpoison_unsupported());
 
 	memset(g->mem, 0xaa, 8 * PAGE_SIZE);
 	ASSERT_EQ(0, gmem_poison(g, 5));

@@ -177,7 +177,7 @@ TEST_F(poison, error_during_wait)
 		SKIP(return, "CONFIG_GUP_TEST is not enabled");
 
 	for (i = 0; i < ARRAY_SIZE(pinned); i += (long)result == EHWPOISON) {
-		/* Look up the pfn now, the conversion will unmap the page. */
+		/* Look up the pfn now, as the conversion will unmap the page. */
 		self->pfn = gmem_host_pfn(g, BAD);
 		pin = gmem_pin(g, pinned[i], 1);
 		kvm_pthread_create(&thread, NULL, convert_all, NULL);

@@ -236,7 +236,7 @@ FIXTURE_TEARDOWN(waiter)
 	kvm_munmap(w, PAGE_SIZE);
 }
 
-/* Use a file of BIG_PAGES and one more, of which the guest gets only the latter. */
+/* The file has BIG_PAGES + 1 pages, of which only the last is in a memslot. */
 static void run_waiter(enum waiting_for what)
 {
 	u64 *hva;
@@ -359,10 +359,10 @@ static u64 time_conversion(int fd)
 }
 
 /*
- * Send a signal to the waiter in the middle of a conversion, which should take
- * @whole_ms; update that if it doesn't.  Return the time until the signal took
- * effect, as a percentage of the rest of the conversion; -1 if the waiter didn't
- * have to wait.
+ * Send a signal to the waiter in the middle of a conversion.  @whole_ms is the
+ * expected duration; it is updated to the actual one.  Return the time until the
+ * signal took effect, as a percentage of the rest of the conversion; -1 if the
+ * waiter didn't have to wait.
  */
 static int signal_in_the_middle(u64 *whole_ms, int sig)
 {

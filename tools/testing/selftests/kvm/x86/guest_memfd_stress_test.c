@@ -10,8 +10,6 @@
  *
  * usage: guest_memfd_stress_test [harness options] [seconds]
  */
-#include <ctype.h>
-
 #include "gmem_test.h"
 
 #define NR_PAGES	8
@@ -187,6 +185,11 @@ FIXTURE_TEARDOWN(stress)
 	hwpoison_unpoison_all();
 }
 
+static u64 nr_tries(struct worker *w)
+{
+	return READ_ONCE(w->nr_done) + READ_ONCE(w->nr_failed);
+}
+
 /* Until the time is up, make sure that every worker makes progress. */
 static void run_workers(struct __test_metadata *_metadata, struct worker *workers,
 			int nr)
@@ -198,8 +201,7 @@ static void run_workers(struct __test_metadata *_metadata, struct worker *worker
 	for (s = 0; s < nr_seconds; s++) {
 		sleep(1);
 		for (i = 0; i < nr; i++) {
-			done = READ_ONCE(workers[i].nr_done) +
-			       READ_ONCE(workers[i].nr_failed);
+			done = nr_tries(&workers[i]);
 			idle[i] = done == last[i] ? idle[i] + 1 : 0;
 			last[i] = done;
 			ASSERT_GT(HANG_SECONDS, idle[i]) {
@@ -258,11 +260,6 @@ static bool do_pre_fault(u64 n)
 	return !__vcpu_ioctl(g->vcpu, KVM_PRE_FAULT_MEMORY, &range);
 }
 
-static u64 nr_tries(struct worker *w)
-{
-	return READ_ONCE(w->nr_done) + READ_ONCE(w->nr_failed);
-}
-
 /* Take faults without a guest that would repeat them. */
 TEST_F_TIMEOUT(stress, pre_fault, 3600)
 {
@@ -290,11 +287,4 @@ TEST_F_TIMEOUT(stress, pre_fault, 3600)
 	workers_stop(&pre_faulter, 1);
 }
 
-int main(int argc, char **argv)
-{
-	if (argc > 1 && isdigit(argv[argc - 1][0]))
-		nr_seconds = atoi_positive("Number of seconds", argv[--argc]);
-	argv[argc] = NULL;
-
-	return gmem_test_run(argc, argv, gmem_vm_unsupported());
-}
+GMEM_TEST_MAIN_NUMBER(gmem_vm_unsupported(), nr_seconds)

@@ -9,7 +9,6 @@
  * Without a number of rounds, conversions race with each type of user for a few
  * seconds.
  */
-#include <ctype.h>
 #include <sched.h>
 #include <sys/prctl.h>
 #include <sys/syscall.h>
@@ -477,11 +476,4 @@ TEST_F_TIMEOUT(fault, in_flight, 300)
 	ASSERT_LT(0, faulter.nr_done);
 }
 
-int main(int argc, char **argv)
-{
-	if (argc > 1 && isdigit(argv[argc - 1][0]))
-		nr_rounds = atoi_positive("Number of rounds", argv[--argc]);
-	argv[argc] = NULL;
-
-	return gmem_test_run(argc, argv, gmem_vm_unsupported());
-}
+GMEM_TEST_MAIN_NUMBER(gmem_vm_unsupported(), nr_rounds)

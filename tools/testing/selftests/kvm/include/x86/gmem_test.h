@@ -9,6 +9,7 @@
 #ifndef SELFTEST_KVM_GMEM_TEST_H
 #define SELFTEST_KVM_GMEM_TEST_H
 
+#include <ctype.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
@@ -51,6 +52,15 @@ static struct gmem_vm * const g = &gmem_test_vm;
 		gmem_vm_free(g);					\
 	}
 
+/* Skip a case if there is a reason, i.e. @reason isn't NULL. */
+#define SKIP_IF(reason)							\
+do {									\
+	const char *__reason = (reason);				\
+									\
+	if (__reason)							\
+		SKIP(return, "%s", __reason);				\
+} while (0)
+
 /* Expect a conversion to private to fail with @error, and to report page @at. */
 #define ASSERT_REFUSED(error, at, page, nr)				\
 do {									\
@@ -68,7 +78,7 @@ do {									\
 
 /*
  * Convert all memory to private while one page is pinned, and unpin it while KVM
- * is waiting.  Try several times, a busy machine may unpin it too late.
+ * is waiting.  Try several times, as a busy machine may unpin it too late.
  */
 static inline int convert_during_unpin(int page)
 {
@@ -95,6 +105,17 @@ static inline int gmem_test_run(int argc, char **argv, const char *reason)
 #define GMEM_TEST_MAIN(reason)						\
 	int main(int argc, char **argv)					\
 	{								\
+		return gmem_test_run(argc, argv, reason);		\
+	}
+
+/* Take an optional number from the end of the command line, too. */
+#define GMEM_TEST_MAIN_NUMBER(reason, number)				\
+	int main(int argc, char **argv)					\
+	{								\
+		if (argc > 1 && isdigit(argv[argc - 1][0]))		\
+			number = atoi_positive(#number, argv[--argc]);	\
+		argv[argc] = NULL;					\
+									\
 		return gmem_test_run(argc, argv, reason);		\
 	}
 
