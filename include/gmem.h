@@ -4,11 +4,11 @@
  * available, create a file, convert ranges of it, and find out what to do about
  * each error.  Just include this file; there is nothing to link with.
  *
- * It builds as C11 and C++11, and later, if POSIX.1-2008 is visible, which is
- * the default, also with -D_GNU_SOURCE.  Any version of the kernel headers will
- * do: missing definitions are provided here.  Unless noted otherwise, functions
- * return 0 or a negative errno.  They keep no state, and may be called from
- * several threads concurrently.
+ * It builds as C11, C++11 or later, and needs POSIX.1-2008, which the compiler
+ * makes visible by default and with -D_GNU_SOURCE.  Any version of the kernel
+ * headers will do: missing definitions are provided here.  Unless noted
+ * otherwise, functions return 0 or a negative errno.  They keep no state, and
+ * may be called from several threads concurrently.
  *
  * The ABI is specified in Documentation/virt/kvm/api.rst, and the duties of a
  * VMM in Documentation/virt/kvm/guest_memfd.rst.
@@ -186,10 +186,10 @@ static inline int gmem_parameter(void)
  * @vm_fd: the VM that will use the memory; no other VM can use it
  * @size: size of the file in bytes, a multiple of the page size; it is fixed
  * @flags: GUEST_MEMFD_FLAG_*, e.g. GMEM_FLAGS.  Without
- *	   GUEST_MEMFD_FLAG_INIT_SHARED all pages are private at first, without
+ *	   GUEST_MEMFD_FLAG_INIT_SHARED all pages are private at first; without
  *	   GUEST_MEMFD_FLAG_MMAP the host cannot map even shared ones.
  *
- * Pages are allocated when guest or host touch them first, and are zero then.
+ * Pages are allocated when guest or host first touches them, and are zero then.
  *
  * The file and its memory exist until the last file descriptor and the last
  * mapping are gone.  A memslot does not keep them alive: after that, guest
@@ -291,7 +291,7 @@ static inline int gmem_try_convert(int gmem_fd, __u64 offset, __u64 size,
  * struct gmem_retry - How to treat a page that is in use
  * @deadline: when to give up: CLOCK_MONOTONIC in nanoseconds, see
  *	      gmem_deadline(), or GMEM_ONCE or GMEM_FOREVER
- * @pause: between two attempts, in nanoseconds.  0 is fine if KVM waits for
+ * @pause: time between attempts, in nanoseconds.  0 is fine if KVM waits for
  *	   short-lived users by itself; not all versions do, and for those 1 ms
  *	   avoids busy looping.
  * @busy: called after each attempt that failed with EAGAIN, or NULL.  Return

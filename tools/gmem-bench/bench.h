@@ -32,7 +32,7 @@ struct vm {
 	__u8 *mem;		/* the host's view of the shared pages */
 	__u64 size;
 	struct kvm_run *run;	/* from vm_guest_start() to vm_guest_stop() */
-	__u64 *guest_mem;	/* also; the guest's code and page tables */
+	__u64 *guest_mem;	/* as long as @run: the guest's code and page tables */
 };
 
 /* The guest physical address of that memory. */
@@ -42,7 +42,7 @@ struct vm {
 noreturn void die(const char *fmt, ...) __attribute__((format(gnu_printf, 1, 2)));
 __u64 now(void);
 void pause_ns(long ns);
-/* The thread has a higher priority than the rest of the benchmark. */
+/* Start a thread with a higher priority than the rest of the benchmark. */
 void start_fifo_thread(pthread_t *thread, void *(*run)(void *), void *arg);
 __u64 median(__u64 *sample, unsigned int nr);
 const char *size_name(__u64 size);

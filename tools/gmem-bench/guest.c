@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * A guest that writes to each of its pages, like a guest that populates its
- * memory.  Its own code and page tables are in an ordinary memslot.
+ * A guest that writes to each of its pages, to populate its memory.  Its own
+ * code and page tables are in an ordinary memslot.
  */
 #include <errno.h>
 #include <string.h>
@@ -128,7 +128,7 @@ void vm_guest_touch(struct vm *vm)
 	run(vm, MEM_GPA, MEM_GPA + vm->size);
 }
 
-/* The mapping of the vCPU would keep the VM alive, and its MMU notifier slows down others. */
+/* The mapping of the vCPU would keep the VM alive, whose MMU notifier slows down others. */
 void vm_guest_stop(struct vm *vm)
 {
 	munmap(vm->run, run_bytes(vm));

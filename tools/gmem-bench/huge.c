@@ -4,8 +4,8 @@
  * and on, compared with the memory of an ordinary VM with small and with
  * transparent huge pages.
  *
- * Guest faults are done with KVM_PRE_FAULT_MEMORY, i.e. without the exit from
- * the guest and its reentry.
+ * The guest runs only to populate its memory.  Other guest faults are taken with
+ * KVM_PRE_FAULT_MEMORY, i.e. without the exit from the guest and its reentry.
  */
 #include <errno.h>
 #include <fcntl.h>

@@ -5,9 +5,9 @@
  *
  *	row <TAB> VALUE <TAB> UNIT <TAB> NAME
  *
- * Times are nanoseconds of CLOCK_MONOTONIC.  They are meant to be read on a
+ * Times are nanoseconds of CLOCK_MONOTONIC.  The benchmark is meant for a
  * machine with one CPU whose clock counts instructions (QEMU's -icount
- * shift=0,sleep=off): one nanosecond is one instruction there, and results
+ * shift=0,sleep=off): there, one nanosecond is one instruction, and results
  * are reproducible.  On other machines they are just times.
  *
  * A result includes reading the clock once per timed call; the row "reading
@@ -128,8 +128,8 @@ void row(double value, const char *unit, const char *fmt, ...)
 }
 
 /*
- * References for the other rows, to distinguish a change of the kernel from a
- * change of the compiler.  Both run kernel code like that of a conversion, built
+ * References for the other rows, to distinguish a change in the kernel from a
+ * change in the compiler.  Both run kernel code like that of a conversion, built
  * by the same compiler, but do not convert memory.  Neither allocates or clears
  * pages, which takes one instruction or thousands, depending on the CPU.
  *

@@ -181,8 +181,9 @@ static void bench_per_vm_trip(bool in_use, bool huge)
 }
 
 /*
- * Pages of a guest_memfd are small.  Shared memory outside of it can use huge
- * pages, as long as only whole huge pages are converted.
+ * Without in-place conversion, a guest_memfd has only small pages.  Shared memory
+ * outside of it can use huge pages, as long as only whole huge pages are
+ * converted.
  */
 void bench_per_vm(void)
 {

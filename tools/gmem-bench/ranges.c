@@ -42,7 +42,7 @@ void bench_empty(void)
 	vm_close(&vm);
 }
 
-/* Convert every other page, with one call for each; returns the total. */
+/* Convert every other page, with one call for each.  Return the total time. */
 static __u64 fragment(struct vm *vm)
 {
 	__u64 offset, sum = 0;

@@ -57,7 +57,7 @@ static void create_vm(struct vm *vm, __u64 size, __u64 flags)
 	vm->fd = ioctl(vm->kvm_fd, KVM_CREATE_VM, KVM_X86_SW_PROTECTED_VM);
 	if (vm->fd < 0)
 		die("KVM_CREATE_VM");
-	/* In most cases it never runs, and only maps memory for the guest. */
+	/* In most cases, the vCPU never runs, and only maps memory for the guest. */
 	vm->vcpu_fd = ioctl(vm->fd, KVM_CREATE_VCPU, 0);
 	if (vm->vcpu_fd < 0)
 		die("KVM_CREATE_VCPU");
@@ -226,7 +226,7 @@ void vm_prefault(struct vm *vm)
 	vm_prefault_range(vm, 0, vm->size);
 }
 
-/* Returns 0 or an errno. */
+/* Return 0 or an errno. */
 int vm_try_convert(struct vm *vm, __u64 offset, __u64 size, __u64 attributes,
 		   __u64 *error_offset)
 {
@@ -243,7 +243,7 @@ int vm_try_convert(struct vm *vm, __u64 offset, __u64 size, __u64 attributes,
 	return errno;
 }
 
-/* Returns how long it took. */
+/* Return how long it took. */
 __u64 vm_convert(struct vm *vm, __u64 offset, __u64 size, __u64 attributes)
 {
 	struct kvm_memory_attributes2 attrs = {

@@ -182,7 +182,7 @@ static void check_invalid(void)
 		   -EINVAL, "the same, with retries");
 	}
 	fd = open("/dev/null", O_RDWR | O_CLOEXEC);
-	is(gmem_try_convert(fd, 0, PAGE, PRIVATE, &page), -ENOTTY, "no guest_memfd");
+	is(gmem_try_convert(fd, 0, PAGE, PRIVATE, &page), -ENOTTY, "a file that is not a guest_memfd");
 	close(fd);
 	is(gmem_convert(-1, 0, PAGE, PRIVATE, &retry, &page), -EBADF, "no file");
 	is(page, UNTOUCHED, "no page is named");
@@ -307,7 +307,7 @@ static void check_errors(void)
 	}
 }
 
-/* A vCPU starts with the code at the end of the first 4 GiB, which has been removed. */
+/* A vCPU starts at the end of the first 4 GiB, where the memory has been removed. */
 static void check_fault(void)
 {
 	const __u64 gpa = (1ULL << 32) - PAGE;

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * The functions that the series adds to mm/ or exports, as far as modules can have them with the stock kernel's exports.
+ * The functions that the series adds to mm/ or exports, as far as modules can provide them with what the stock kernel
+ * exports.
  */
 #ifndef GMEM_MODULES_MM_H
 #define GMEM_MODULES_MM_H
@@ -21,7 +22,7 @@ static inline void lru_add_drain(void)
 /* The NUMA policy of the task applies to chunks of 2 MiB, not that of the file. */
 #define mpol_alloc_pages(gfp, order, pol, ilx, nid)	alloc_pages(gfp, order)
 
-/* Add them one by one, and drain the LRU caches, whose references would make pages look as if they were in use. */
+/* Add the pages one by one, and drain the LRU caches, whose references would make them look as if they were in use. */
 static inline int filemap_add_pages(struct address_space *mapping, struct page *pages, unsigned int nr, pgoff_t index,
 				    gfp_t gfp)
 {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
  * Where the memory of a file is private and allocated, from <tid>-<fd>/gmem_map
- * in KVM's debugfs directory.  The kernel gathers this while the file is being
+ * in KVM's debugfs directory.  The kernel gathers this while gmem_map is being
  * read, so read it only on request.
  */
 #include <dirent.h>

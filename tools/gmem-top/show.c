@@ -130,7 +130,7 @@ static void show_conversions(FILE *out, const struct report *report)
 		fprintf(out, "%7d %4d ", report->files[i].pid, report->files[i].fd);
 		show_activity(out, trace_activity(report->files[i].ino), report->seconds);
 	}
-	/* Files that have been closed since, even if they are still mapped. */
+	/* Files that have been closed since they were converted, even if still mapped. */
 	for (i = 0; (a = trace_nth(i)); i++) {
 		if (!a->interval.requests || report_has(report, a->ino))
 			continue;
@@ -162,7 +162,7 @@ static void show_vms(FILE *out, const struct report *report)
 	}
 }
 
-/* The contents of a piece of a file, for which one character stands. */
+/* The contents of a piece of a file, which is shown as one character. */
 struct piece {
 	bool shared, private, allocated, absent, poisoned;
 };

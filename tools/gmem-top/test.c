@@ -291,7 +291,7 @@ static void check_map(void)
 	if (fd < 0)
 		die("KVM_CREATE_GUEST_MEMFD");
 	fcntl(fd, F_SETFD, FD_CLOEXEC);
-	/* Pieces of 16 MiB: the last one private, one page of the second half shared. */
+	/* Pieces of 16 MiB: the second half is private, except for one page that is shared. */
 	other = gmem_map(fd, size);
 	if (!other || gmem_try_convert(fd, half, half, KVM_MEMORY_ATTRIBUTE_PRIVATE, NULL) ||
 	    gmem_try_convert(fd, half + PAGE, PAGE, 0, NULL))

@@ -73,7 +73,7 @@ struct file {
 	u64 flags, shared, private, ranges, allocated, poisoned;
 };
 
-/* Pages that are either all shared or all private.  It is not known which are allocated. */
+/* Pages that are either all shared or all private.  Which of them are allocated is not known. */
 struct run {
 	u64 start, nr, allocated, poisoned;
 	bool private;

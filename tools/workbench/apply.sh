@@ -4,14 +4,14 @@
 # Apply the series to a kernel tree of your own, a git checkout or plain files.
 #
 # All patches are tried in a scratch repository first, so the tree itself changes either in one go or not at all. A git
-# tree is fast-forwarded to the commits made there; refs/worktree/gmem-before and refs/worktree/gmem-after point to
-# where it was and where it went. In a plain tree the files are replaced; old and new ones are kept in .gmem-apply/.
+# tree is fast-forwarded to the commits made there; refs/worktree/gmem-before and refs/worktree/gmem-after point to its
+# commits before and after that. In a plain tree the files are replaced; old and new ones are kept in .gmem-apply/.
 #
 # cmd_apply sets SCRATCH, the repository; apply_trials sets TRIAL, a directory with trees to try it on.
 
 APPLY_UNDO=.gmem-apply
 
-# Not a plain tree inside some other repository.
+# Succeed at the top of a git tree, but not for a plain tree inside some other repository.
 apply_is_git()
 {
 	[ "$(git -C "$1" rev-parse --show-cdup 2> /dev/null || echo none)" = "" ]
@@ -160,7 +160,7 @@ undo_git()
 	apply_forget "$1"
 }
 
-# undo_plain DIR: each file must be the old or the new one, anything else has been edited since.
+# undo_plain DIR: each file must be the old or the new one; anything else has been edited since.
 undo_plain()
 {
 	local undo="$1/$APPLY_UNDO" file

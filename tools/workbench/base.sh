@@ -103,7 +103,7 @@ cmd_deps()
 	[ -z "$missing" ] || die "still missing after installing: $missing"
 }
 
-# The mirrors in this machine's apt configuration that serve Debian.
+# Print the mirrors in this machine's apt configuration that serve Debian.
 apt_mirrors()
 {
 	# shellcheck disable=SC2016 # apt's own variables
@@ -135,11 +135,11 @@ apt_update()
 		echo "deb [signed-by=$keys] $mirror $BASE_SUITE main" > "$APT/sources.list"
 		apt_private apt-get update && return 0
 	done
-	echo "no mirror of this machine's apt configuration served $BASE_SUITE"
+	echo "no mirror in this machine's apt configuration serves $BASE_SUITE"
 	return 1
 }
 
-# The pinned version, or the newest 7.3.y if that is no longer there.
+# Print the pinned version, or the newest 7.3.y if that is no longer there.
 apt_version()
 {
 	apt_private apt-cache madison $BASE_PACKAGE | awk -F ' *[|] *' -v pin=$BASE_VERSION '
@@ -187,7 +187,7 @@ cmd_fetch()
 	step fetch-lists "package lists of $BASE_SUITE" 0 apt_update ||
 		die "cannot reach the package lists of $BASE_SUITE: is there a network?"
 	VERSION=$(apt_version)
-	[ -n "$VERSION" ] || die "$BASE_SUITE has no $BASE_PACKAGE any more; set KERNEL_SRC to a 7.3 source tree"
+	[ -n "$VERSION" ] || die "$BASE_SUITE no longer has $BASE_PACKAGE; set KERNEL_SRC to a 7.3 source tree"
 	BASE_TAR=$(tarball_of "$VERSION")
 	if [ "$VERSION" != $BASE_VERSION ]; then
 		note "NOTICE: $BASE_PACKAGE $BASE_VERSION, which this series was made for, is no longer available."

@@ -25,7 +25,7 @@ bench_vm()
 	vm_kvm gmem_in_place_conversion=1
 }
 
-# bench_boot DIR: run both modes in one boot, and reload KVM for the second. Leaves the program's output in DIR/rows.
+# bench_boot DIR: run both modes in one boot, and reload KVM for the second. Leave the program's output in DIR/rows.
 bench_boot()
 {
 	kernel_take $BENCH_KERNEL
@@ -71,7 +71,7 @@ bench_step()
 	step bench "benchmark" "$(grep -vc '^#' "$WB/bench.expected")" bench_boot "$1"
 }
 
-# bench_run DIR: for a run of machines, beside which it may run.
+# bench_run DIR: run it as one of the machines of a run, possibly alongside others.
 bench_run()
 {
 	bench_boot "$1" > "$1/log" 2>&1 && touch "$1/done"

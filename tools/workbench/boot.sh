@@ -124,7 +124,7 @@ vm_kvm()
 	vm_module "$VM_VENDOR" $arch
 }
 
-# Unload KVM after the tests, which reports caches that are not empty and leaked references to files.
+# Unload KVM after the tests: this reveals caches that are not empty, and leaked references to files.
 vm_kvm_unload()
 {
 	[ -n "$VM_VENDOR" ] || return 0
@@ -226,7 +226,7 @@ vm_run()
 			set -- "$@" -accel tcg,thread=single -icount shift=0,sleep=off
 		else
 			set -- "$@" -accel tcg,thread=multi
-			# The kernel expects ten timer ticks in time, but they are late if the host is busy.
+			# The kernel expects ten timer ticks to be on time, but they are late if the host is busy.
 			checks=no_timer_check
 		fi ;;
 	*)	set -- qemu-system-x86_64 -machine q35 -accel kvm -cpu host ;;

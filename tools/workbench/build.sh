@@ -27,7 +27,7 @@ kernel_take()
 	set -- $(kernel_fields "$name")
 	[ $# -gt 0 ] || die "no kernel '$name': there are $(kernel_names | tr '\n' ' ')"
 	KERNEL=$name KTREE=$BUILD/$1 KARCH=$2
-	# With the output below the source, kbuild uses relative paths, and the results may be copied.
+	# With the output below the source, kbuild uses relative paths, so that the results can be copied.
 	OUT=$KTREE/wb-$KERNEL
 }
 
@@ -66,7 +66,7 @@ vmm_make()
 	make -C "$TOP/tools/gmem-vmm" OUT="$OUT/gmem-vmm" KHDR="$OUT/usr/include"
 }
 
-# The driver and initramfs of a Linux guest that runs this kernel.
+# Build the driver and the initramfs of a Linux guest that runs this kernel.
 guest_make()
 {
 	make -C "$TOP/tools/gmem-guest" OUT="$OUT/gmem-guest" KDIR="$OUT"
@@ -134,7 +134,7 @@ kernel_build()
 		need_disk "$BUILD" 4000 "the kernel build"
 		if [ "$KERNEL" != "$KARCH" ]; then
 			[ -e "$(arch_out)" ] ||
-				die "the kernel $KERNEL starts as a copy of $KARCH, build that first: wb build $KARCH $KERNEL"
+				die "the kernel $KERNEL starts as a copy of $KARCH; build that first: wb build $KARCH $KERNEL"
 			[ -e "$KTREE" ] || tree_clean ||
 				die "build/linux has uncommitted edits or new files: the kernel $KERNEL starts as a copy of it"
 			step "copy-$KERNEL" "copy of an existing build" 0 kernel_copy || die "cannot copy a kernel"

@@ -15,7 +15,7 @@ docs_render()
 	local file rc=0
 
 	rm -rf "$DOCS"
-	# Debian's python3 has the required modules, another one may not.
+	# Debian's python3 has the required modules; another one may not.
 	PATH=/usr/bin:$PATH PYTHONDONTWRITEBYTECODE=1 make -C "$TREE" O="$DOCS/make" BUILDDIR="$DOCS" \
 		SPHINXDIRS=virt/kvm htmldocs > "$DOCS.log" 2>&1 || rc=1
 	cat "$DOCS.log"

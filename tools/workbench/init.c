@@ -15,7 +15,7 @@
  * Programs run on all CPUs except the one to avoid, and in /disk, an ordinary
  * file system on a virtual disk.  A test's output goes to the virtio-serial port
  * "output", separated by marks; a tty's goes to the virtio console.  (A port for
- * each test would be simpler, but with twenty of them writers sometimes hung
+ * each test would be simpler, but with twenty of them, writers sometimes hung
  * forever.)  SECONDS 0 sets no limit.  Results go to the port "verdict", which
  * is free of console noise:
  *
@@ -278,7 +278,7 @@ static void show_all_tasks(void)
 	close(fd);
 }
 
-/* Wait for the child, at most @seconds, and kill processes that it leaves running. */
+/* Wait for the child for at most @seconds, and kill processes that it leaves running. */
 static int reap(pid_t pid, int seconds)
 {
 	long long deadline = now_ms() + seconds * 1000LL;

@@ -33,7 +33,7 @@ cmd_long()
 
 	for step; do
 		long_steps | cut -d ' ' -f 1 | grep -qx -e "$step" ||
-			die "long: no step '$step', the steps are $(long_steps | cut -d ' ' -f 1 | tr '\n' ' ')"
+			die "long: no step '$step'; the steps are $(long_steps | cut -d ' ' -f 1 | tr '\n' ' ')"
 	done
 	have_tree
 	long_step "$@" > "$BUILD/long.steps"
@@ -143,7 +143,7 @@ cmd_parts()
 	series_parts > "$BUILD/parts.list"
 	for part; do
 		grep -q "^$part " "$BUILD/parts.list" ||
-			die "parts: no part '$part', the parts are $(cut -d ' ' -f 1 "$BUILD/parts.list" | tr '\n' ' ')"
+			die "parts: no part '$part'; the parts are $(cut -d ' ' -f 1 "$BUILD/parts.list" | tr '\n' ' ')"
 	done
 	run_new
 	while read -r part nr; do

@@ -184,7 +184,7 @@ modules_test()
 		[ "$MODULES_OK" -eq 2 ] || die "modules: the example VMM or the test fails; see $VM"
 	rm -rf "$VM"
 	modules_boot "$MODULES/$1.stock/lib" "the same, with Debian's modules" "$1" &&
-		[ "$MODULES_OK" -eq 0 ] || die "modules: the example VMM and the test should fail without the modules; see $VM"
+		[ "$MODULES_OK" -eq 0 ] || die "modules: the example VMM and the test should have failed without the modules; see $VM"
 	rm -rf "$VM" "$MODULES/run"
 	note "example VMM and test: they work with the modules, and fail without them"
 }

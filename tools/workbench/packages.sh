@@ -13,7 +13,7 @@ PACKAGES=$BUILD/packages
 PACKAGES_PARAM=gmem_in_place_conversion
 
 # packages_config_default: print the path of the distribution's configuration. A container or a VM may run a foreign
-# kernel, so use the newest installed configuration if there is none of the running kernel.
+# kernel, so use the newest installed configuration if there is none for the running kernel.
 packages_config_default()
 {
 	local file
@@ -44,7 +44,7 @@ packages_config_check()
 	packages_config_read "$1" 2> /dev/null | grep -q '^CONFIG_[A-Z0-9_]*=' ||
 		die "packages: $1 is not the configuration of a kernel, i.e. a .config"
 	packages_config_read "$1" | grep -qx CONFIG_X86_64=y ||
-		die "packages: $1 is the configuration of another architecture, the packages are for x86-64"
+		die "packages: $1 is the configuration of another architecture; the packages are for x86-64"
 }
 
 # packages_series DIR: print whether DIR has all, some or none of the files that the series adds.
@@ -269,7 +269,7 @@ cmd_packages()
 		shift
 	done
 	[ $# -le 1 ] || die "packages: name one kernel tree"
-	[ "$(uname -m)" = x86_64 ] || die "packages: this machine is $(uname -m), the packages are built on x86-64 only"
+	[ "$(uname -m)" = x86_64 ] || die "packages: this machine is $(uname -m); the packages are built on x86-64 only"
 	command -v dpkg-deb > /dev/null || die "packages: this needs Debian, or a distribution derived from it"
 	[ $# -eq 0 ] || [ -d "$1" ] || die "packages: no directory $1"
 	[ -n "$config" ] || config=$(packages_config_default)

@@ -157,7 +157,7 @@ cmd_tree()
 		fi
 		case $(tgit rev-parse HEAD) in
 		"$(tgit rev-parse base)"|"$(tgit rev-parse -q --verify refs/wb/laid)") ;;
-		*) die "build/linux has commits that are not in patches/ ('wb export' writes, 'wb tree --reset' drops them)" ;;
+		*) die "build/linux has commits that are not in patches/ ('wb export' adds them, 'wb tree --reset' drops them)" ;;
 		esac
 	fi
 	# This writes only files that differ, so that the next build is incremental.
@@ -180,7 +180,7 @@ cover_text()
 			{ folding = 0 }
 			/^$/ { print subject "\n"; body = 1 }' "$PATCHES/cover-letter"
 	else
-		printf 'KVM: guest_memfd: in-place conversion\n\nTo be written.\n\n'
+		printf 'KVM: guest_memfd: In-place conversion\n\nTo be written.\n\n'
 	fi
 	echo "base-version: $BASE_PACKAGE $BASE_VERSION"
 	echo "base-sha256: $BASE_SHA256"
@@ -202,7 +202,7 @@ series_comments()
 		}' "$PATCHES/series" -
 }
 
-# export_to DIR: export everything from the commits of build/linux: DIR/patches, the new files, and our entry in
+# export_to DIR: export everything from the commits of build/linux: DIR/patches, the new files, and the series' lines in
 # MAINTAINERS. Dates, hash lengths and git's version are pinned, so that the result does not depend on the machine or
 # the day. Subjects have no numbers, as each new patch would change all mails otherwise.
 export_to()
@@ -302,7 +302,7 @@ checkpatch_these()
 	local rc=0 patch ignore said
 
 	while read -r patch; do
-		# Our mails have no Signed-off-by, and one patch of the series changes MAINTAINERS for all.
+		# The mails have no Signed-off-by, and one patch of the series changes MAINTAINERS for all.
 		ignore=FILE_PATH_CHANGES
 		# checkpatch doesn't know the layout of TRACE_EVENT().
 		! grep -q '^+++ b/include/trace/' "$PATCHES/$patch" ||
@@ -310,7 +310,7 @@ checkpatch_these()
 		# Nor does it know kselftest_harness.h, whose macros define functions and return from them.
 		! grep -q '^+++ b/tools/testing/selftests/' "$PATCHES/$patch" ||
 			ignore=$ignore,MULTISTATEMENT_MACRO_USE_DO_WHILE,MACRO_WITH_FLOW_CONTROL,MACRO_ARG_REUSE,SPACING
-		# Debian's python3 has the modules that checkpatch's helpers need, another one may not.
+		# Debian's python3 has the modules that checkpatch's helpers need; another one may not.
 		said=$(cd "$TREE" && PATH=/usr/bin:$PATH perl scripts/checkpatch.pl -q --strict --no-signoff \
 			--ignore $ignore "$PATCHES/$patch" 2>&1) || { rc=1; printf '%s\n' "$said" "checkpatch: $patch"; }
 	done

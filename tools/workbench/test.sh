@@ -3,7 +3,7 @@
 #
 # The whole run: static checks, build, and the booted matrix that the file `tests` describes.
 #
-# Sets TESTS, the table; RUN, the directory of the run, and RESULTS, which it is renamed to at the end. Selects kernels
+# Sets TESTS, the table; RUN, the directory of the run; and RESULTS, which RUN is renamed to at the end. Selects kernels
 # (see build.sh), and sets VM to the machine being judged.
 
 TESTS=$WB/tests
@@ -48,7 +48,7 @@ machine_kernel()
 {
 	# shellcheck disable=SC2046 # the fields of the line
 	set -- "$1" $(machine_fields "$1")
-	[ $# -gt 1 ] || die "no machine '$1', the machines are $( (machines; machines long) | tr '\n' ' ')"
+	[ $# -gt 1 ] || die "no machine '$1'; the machines are $( (machines; machines long) | tr '\n' ' ')"
 	kernel_take "$2"
 }
 
@@ -284,7 +284,7 @@ cmd_test()
 	say "Booting"
 	for machine in $(machines); do
 		machine_kernel "$machine"
-		# The selftests come from the kernel of the architecture.
+		# The selftests come from the kernel that is named like its architecture.
 		if was_built "$KERNEL" && was_built "$KARCH"; then
 			booting="$booting $machine"
 		else
@@ -292,7 +292,7 @@ cmd_test()
 		fi
 	done
 	if was_built $BENCH_KERNEL && was_built x86_64; then
-		# First, as it takes minutes of one processor: at the end it would keep the other one waiting.
+		# First, as it takes minutes on one processor: started last, it would leave the others idle.
 		booting="bench $booting"
 	else
 		record fail "bench: its kernel was not built"

@@ -145,7 +145,7 @@ bool kvm_gmem_attrs_is_private(struct kvm_gmem_attrs *attrs, pgoff_t index)
 }
 EXPORT_SYMBOL_IF_KUNIT(kvm_gmem_attrs_is_private);
 
-/* Find the first page in the range that differs, or return false. */
+/* Find the first page that differs from @private, or return false. */
 bool kvm_gmem_attrs_first(struct kvm_gmem_attrs *attrs, pgoff_t *start,
 			  pgoff_t last, bool private)
 {

@@ -42,8 +42,8 @@ struct kvm_gmem_attrs_node {
 
 /*
  * The private vs. shared state of all pages of a guest_memfd: a radix tree of
- * fixed height, whose leaves are bitmaps.  All indices are in pages, all ranges
- * include @last.
+ * fixed height, whose leaves are bitmaps.  All indices are in pages, and all
+ * ranges include @last.
  *
  * Hold @lock for write to update.  Reading is safe under RCU, but the result is
  * stable only while @lock is held.

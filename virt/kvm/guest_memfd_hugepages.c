@@ -126,7 +126,7 @@ static void kvm_gmem_fill_chunk(struct inode *inode, pgoff_t first, pgoff_t inde
 		    XA_PRESENT))
 		return;
 
-	/* Don't try hard and don't OOM-kill, single pages will do. */
+	/* Don't try hard and don't OOM-kill, as single pages will do. */
 	gfp = mapping_gfp_mask(mapping) | __GFP_NORETRY | __GFP_NOWARN;
 
 	pages = kvm_gmem_alloc_chunk_pages(inode, index, gfp);
@@ -239,7 +239,7 @@ void kvm_gmem_announce_chunks(struct kvm *kvm, const struct kvm_gfn_range *range
 
 	lockdep_assert_held_write(&kvm->mmu_lock);
 
-	/* Without an inode, the file is being closed: @range is the slot. */
+	/* No inode: the file is being closed, and @range is the whole slot. */
 	if (!inode || !GMEM_I(inode)->hugepages)
 		return;
 
@@ -263,7 +263,7 @@ bool kvm_gmem_chunk_is_whole(struct kvm *kvm, const struct kvm_memory_slot *slot
 
 	guard(rcu)();
 
-	/* The file is being closed, after which its mappings are zapped. */
+	/* The file is being closed, and its mappings are about to be zapped. */
 	inode = READ_ONCE(slot->gmem.inode);
 	if (!inode)
 		return true;

@@ -10,8 +10,8 @@
 struct seq_file;
 
 /*
- * A chunk is an aligned piece of a file that a guest can map with a single
- * entry of a page table above the lowest level.
+ * A chunk is an aligned piece of a file, of the size that a PMD maps.  A guest
+ * can map it with a single huge page.
  */
 #define KVM_GMEM_CHUNK_ORDER	(PMD_SHIFT - PAGE_SHIFT)
 #define KVM_GMEM_CHUNK_PAGES	BIT(KVM_GMEM_CHUNK_ORDER)

@@ -224,10 +224,10 @@ static int kvm_gmem_unmap_range(struct kvm_gmem_conversion *c, pgoff_t first,
 }
 
 /*
- * Check all pages with the host's mappings still in place first, so that no
- * page is unmapped in vain if another one stays in use.  If users come and go,
- * unmap the whole range first instead.  Otherwise, they move on to the next
- * page while the conversion waits for one.
+ * Check all pages while the host's mappings are still in place, so that no page
+ * is unmapped in vain if another one stays in use.  But if users come and go,
+ * unmap the whole range before checking, else they move on to the next page
+ * while the conversion waits for one.
  */
 static int kvm_gmem_try_drop_host_refs(struct kvm_gmem_conversion *c)
 {

@@ -163,8 +163,8 @@ EXPORT_SYMBOL_IF_KUNIT(kvm_gmem_drain_take);
 
 /*
  * Return @nr drains to the budget, which was spent until @spent_until after the
- * last of them.  Time before @now has already come back, and time after
- * @spent_until was spent by others.
+ * last of them.  What was spent until @now has been replenished already, and
+ * what is spent beyond @spent_until belongs to others.
  */
 void kvm_gmem_drain_refund(struct kvm_gmem_drain_budget *budget, u64 now,
 			   unsigned int nr, u64 spent_until)

@@ -28,7 +28,7 @@ void check_sigbus(const struct vm *vm, unsigned long page, bool write)
 	      touch.fault ? (unsigned long)((__u8 *)touch.addr - vm->mem) : 0);
 }
 
-/* The map shows the VMM's own record: compare it with the kernel's behavior. */
+/* The map shows the VMM's own record: compare it with the kernel's behaviour. */
 void check_map(struct vm *vm)
 {
 	unsigned int there[2] = { }, open[2] = { };

@@ -81,7 +81,7 @@ static void demo_busy(struct vm *vm, __u64 error_offset)
 
 	clock_gettime(CLOCK_MONOTONIC, &demo.refused);
 	if (demo.step != STEP_BUSY)
-		die("NOT TRUE: page at offset %#llx is busy, but there is no lasting user of it",
+		die("NOT TRUE: the page at offset %#llx is busy, but there is no lasting user of it",
 		    error_offset);
 	say("   the kernel refuses with EAGAIN, and names the page at offset %#llx", error_offset);
 	check(error_offset == PINNED_PAGE * PAGE_BYTES,
@@ -99,7 +99,7 @@ static void demo_busy(struct vm *vm, __u64 error_offset)
 	pthread_detach(thread);
 }
 
-/* The guest's devices.  Returns true if the vCPU is done. */
+/* The guest's devices.  Return true if the vCPU is done. */
 static bool demo_port(struct vcpu *vcpu, bool write, __u16 port, void *data,
 		      unsigned int size)
 {

@@ -9,9 +9,9 @@
 #include "../vmm/x86.h"
 
 /*
- * As in most VMMs, offset 0 of the file is not guest physical address 0:
- * KVM_SET_MEMORY_ATTRIBUTES2 takes file offsets, while guests use guest
- * physical addresses, so that mixing them up gets noticed.
+ * Offset 0 of the file is not guest physical address 0, so that mixing them up
+ * gets noticed: KVM_SET_MEMORY_ATTRIBUTES2 takes file offsets, while guests use
+ * guest physical addresses.
  */
 #define MEM_GPA		0x1000000
 #define GPA(page)	(MEM_GPA + ((page) << PAGE_SHIFT))

@@ -16,7 +16,7 @@
 /* Describe the CPUs and interrupt controllers, in zeroed memory at @mem. */
 void acpi_make(void *mem, int nr_cpus);
 
-/* The guest accesses a power management port.  Returns true if it powers off. */
+/* The guest accesses a power management port.  Return true if it powers off. */
 bool acpi_access(bool write, __u16 port, void *data, unsigned int size);
 
 #endif /* GMEM_VMM_ACPI_H */

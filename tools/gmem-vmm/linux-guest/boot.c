@@ -106,7 +106,7 @@ static __u64 load_kernel(struct vm *vm, const char *path, struct boot_params *pa
 	return end;
 }
 
-/* Load it at the end of memory, to leave as much space as possible to the kernel. */
+/* Load it at the end of memory, to leave as much space as possible for the kernel. */
 static void load_initrd(struct vm *vm, const char *path, struct boot_params *params,
 			__u64 kernel_end)
 {

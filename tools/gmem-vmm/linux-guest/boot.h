@@ -12,7 +12,7 @@ struct boot {
 	int nr_cpus;
 };
 
-/* Load a kernel into memory that is shared.  Dies if it cannot be booted. */
+/* Load a kernel into memory that is shared.  Die if it cannot be booted. */
 void boot_load(struct vm *vm, const struct boot *boot);
 
 /* Let the first vCPU start that kernel.  The kernel starts the others. */

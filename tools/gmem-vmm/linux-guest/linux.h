@@ -9,7 +9,7 @@
 #define LINUX_MAX_MIB		3072	/* interrupt controllers are above */
 
 /*
- * Run a Linux guest until it resets the machine or powers it off.  Returns the
+ * Run a Linux guest until it resets the machine or powers it off.  Return the
  * exit status: 0 unless its driver or the VMM found an error.
  */
 int linux_run(const struct boot *boot, unsigned int mib, enum on_busy on_busy);

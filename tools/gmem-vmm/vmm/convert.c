@@ -19,7 +19,7 @@ static bool page_is_busy(void *data, __u64 error_offset)
 }
 
 /*
- * Convert a range of the file.  Returns 0 or a negative errno, which is -EAGAIN
+ * Convert a range of the file.  Return 0 or a negative errno, which is -EAGAIN
  * only with BUSY_FAIL.
  *
  * Existing VMMs treat busy pages in one of two ways.  A VMM that repeats the
@@ -55,11 +55,11 @@ int vm_convert(struct vm *vm, __u64 offset, __u64 size, bool private)
 	pthread_mutex_unlock(&vm->convert_lock);
 
 	if (gmem_names_page(err))
-		complain("no conversion of %#llx to %#llx,\n"
-			 "  because of the page at offset %#llx",
+		complain("offsets %#llx to %#llx were not converted;\n"
+			 "  error_offset is %#llx",
 			 offset, offset + size, error_offset);
 	else if (err)
-		complain("no conversion of %#llx to %#llx", offset, offset + size);
+		complain("offsets %#llx to %#llx were not converted", offset, offset + size);
 	if (err)
 		complain("%s", gmem_strerror(err));
 	return err;

@@ -94,7 +94,7 @@ struct touch touch_copy(void *to, const void *from, size_t size)
 	return result;
 }
 
-/* Let the kernel read a byte on behalf of the VMM.  Returns 0 or the errno. */
+/* Let the kernel read a byte on behalf of the VMM.  Return 0 or the errno. */
 int syscall_touch(const void *addr)
 {
 	int fds[2], err;

@@ -96,7 +96,7 @@ static bool vcpu_wrong_kind(struct vcpu *vcpu, __u64 gpa)
 }
 
 /*
- * KVM_RUN has failed with a memory fault.  Returns true if the vCPU can be
+ * KVM_RUN has failed with a memory fault.  Return true if the vCPU can be
  * entered again.
  */
 static bool vcpu_memory_fault(struct vcpu *vcpu, int err)

@@ -7,9 +7,9 @@
  * Each injection is done by a child, which may get killed.  The result is a table
  * that compares the wanted behaviour with what was seen.
  *
- * Also test that soft offlining, which retires a page that is about to fail if
- * its contents can be read from disk again or migrated, leaves the pages of a
- * guest_memfd in place, as neither is possible for them.
+ * Also test that soft offlining leaves the pages of a guest_memfd in place.  It
+ * retires a page that is about to fail, if the contents can be migrated or read
+ * from disk again, neither of which is possible for these pages.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -135,9 +135,9 @@ static void set_policy(enum policy policy)
 }
 
 /*
- * BUS_MCEERR_AO is sent to a thread with an early policy, no matter which one is
- * running.  Create one in addition to the main thread, whose policy is never
- * early.
+ * BUS_MCEERR_AO is sent to a thread with an early policy, no matter which one
+ * is running.  Create a thread with the row's policy in addition to the main
+ * thread, whose policy is never early.
  */
 static pthread_barrier_t barrier;
 static pid_t other_tid;
@@ -217,7 +217,7 @@ static void shared_row(const struct row *row)
 	pfn = hwpoison_mapped_pfn(page);
 	TEST_ASSERT(pfn, "The page is not mapped");
 
-	/* Keep the mapping, unmap only the page. */
+	/* Unmap the page without removing the mapping. */
 	if (!row->mapped)
 		kvm_madvise(page, page_size, MADV_DONTNEED);
 
@@ -407,8 +407,8 @@ static bool soft_offline(bool mapped, bool dirty)
 		kvm_madvise(mem, page_size, MADV_DONTNEED);
 
 	/*
-	 * A new page is in an LRU cache, whose reference would prevent offlining.
-	 * Start compaction, which begins with draining these caches.
+	 * A new page is in an LRU cache, whose reference would prevent
+	 * offlining.  Start compaction, which first drains these caches.
 	 */
 	TEST_ASSERT(!write_file(COMPACT, "1"), "Cannot write to " COMPACT);
 	r = write_file(SOFT_OFFLINE, "0x%lx", pfn * page_size);

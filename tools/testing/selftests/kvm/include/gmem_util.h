@@ -33,27 +33,30 @@ static inline u64 elapsed_ms(struct timespec start)
 /* Sort values and return the median. */
 u64 median(u64 *values, int nr);
 
-/* Install a handler that does nothing, with sigaction()'s @flags. */
+/* Install a handler that does nothing.  @flags are sigaction()'s sa_flags. */
 void ignore_signal(int sig, int flags);
 
-/* Send SIGALRM to this process every @us, 0 stops that. */
+/* Send SIGALRM to this process every @us microseconds; 0 stops the timer. */
 void set_alarm(u64 us);
 
 /*
  * Access memory that may be private: return false on SIGBUS instead of dying.
- * Works in any thread, after a single call to catch_sigbus().
+ * Call catch_sigbus() once before; the accesses can be made in any thread.
  */
 void catch_sigbus(void);
 bool try_read(u64 *hva, u64 *value);
 bool try_write(u64 *hva, u64 value);
 
-/* Inject an error into a page that this thread accesses.  Return true on success. */
+/*
+ * Inject an error into a page, as if this thread had accessed it.  Return true
+ * on success.
+ */
 bool try_poison(u64 *hva);
 
 /*
- * Return the nth CPU of those that the process was started on, or the last one if
- * there are fewer.  Emulated machines may reserve CPUs for tasks that don't run
- * VMs.
+ * Return the nth of the CPUs that the process was allowed to run on when it was
+ * started, or the last one if there are fewer.  Emulated machines may reserve
+ * CPUs for tasks that don't run VMs.
  */
 int nth_cpu(int n);
 int nr_cpus(void);
@@ -82,7 +85,7 @@ struct worker {
 	u64 nr_failed;
 };
 
-/* Stopping waits for the threads to end, and prints how often each succeeded. */
+/* Stopping waits for the threads to end, and prints each one's counts. */
 void workers_start(struct worker *workers, int nr);
 void workers_stop(struct worker *workers, int nr);
 
@@ -90,9 +93,10 @@ void workers_stop(struct worker *workers, int nr);
 int __printf(2, 3) write_file(const char *path, const char *fmt, ...);
 
 /*
- * Make this thread's nth allocation from now on fail.  @fd is from fail_nth_open(),
- * which returns -1 if the kernel can't do that.  fail_nth_came() ends that, and
- * returns true if the nth allocation was reached.
+ * Make this thread's nth allocation fail, counting from fail_nth_start().  @fd
+ * is from fail_nth_open(), which returns -1 if the kernel doesn't support this.
+ * fail_nth_came() stops counting, and returns true if the nth allocation was
+ * reached.
  */
 int fail_nth_open(void);
 void fail_nth_start(int fd, int nth);

@@ -16,7 +16,7 @@ int hwpoison_inject(u64 pfn);
 
 /*
  * hwpoison_remember() adds a page to those that hwpoison_unpoison_all()
- * recovers; hwpoison_inject() calls it by itself.  Only pages that are no longer
+ * recovers; hwpoison_inject() calls it itself.  Only pages that are no longer
  * in use can be recovered; return the number of pages that could not be.
  */
 void hwpoison_remember(u64 pfn);

@@ -182,7 +182,7 @@ void workers_stop(struct worker *workers, int nr)
 		WRITE_ONCE(workers[i].stop, true);
 	for (i = 0; i < nr; i++) {
 		kvm_pthread_join(workers[i].thread, NULL);
-		ksft_print_msg("%s: %lu times, %lu more failed\n", workers[i].name,
+		ksft_print_msg("%s: %lu succeeded, %lu failed\n", workers[i].name,
 			       workers[i].nr_done, workers[i].nr_failed);
 	}
 }
@@ -368,7 +368,7 @@ struct gmem_fdinfo gmem_read_fdinfo(pid_t pid, int fd)
 	fclose(f);
 
 	for (i = 0; i < ARRAY_SIZE(lines); i++)
-		TEST_ASSERT(lines[i].nr_lines == 1, "%d lines '%s' in %s",
+		TEST_ASSERT(lines[i].nr_lines == 1, "%d lines with '%s' in %s, not 1",
 			    lines[i].nr_lines, lines[i].key, path);
 	return info;
 }

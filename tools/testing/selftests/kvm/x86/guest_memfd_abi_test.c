@@ -347,7 +347,7 @@ TEST_F(abi, busy_page)
 
 /*
  * The struct may be in the memory to be converted, as long as that is shared:
- * even in the very page that is in use, and is unmapped to find out.
+ * even in the very page that is in use, which KVM unmaps before it checks that.
  */
 TEST_F(abi, struct_in_the_file)
 {

@@ -41,7 +41,7 @@ TEST_F_TIMEOUT(busy, longterm_pin_among_transient, 120)
 
 /*
  * A VMM that unpins 16 pages one by one, following error_offset, should be done
- * in two seconds.  Allow half a second for each on slow machines.
+ * within two seconds.  On slow machines, allow half a second for each page.
  */
 TEST_F_TIMEOUT(busy, pins_dropped_one_by_one, 120)
 {
@@ -164,7 +164,10 @@ TEST_F_TIMEOUT(busy, faults_during_wait, 120)
 	ASSERT_LE(10 * i, nr_faults);
 }
 
-/* Pin the first page, the last one, or one in between. */
+/*
+ * After a failure, all pages but the pinned one must still be mapped.  Pin the
+ * first page, the last one, or one in between.
+ */
 TEST_F(busy, mappings_after_failure)
 {
 	static const int pinned[] = { 5, 0, NR_PAGES - 1 };

@@ -11,7 +11,7 @@
 #define NR_PAGES	16
 #define DATA_SIZE	(NR_PAGES * PAGE_SIZE)
 #define NR_FAULTS	256
-/* Enough for a fault to nearly always have to wait for their conversion. */
+/* So many that nearly every fault has to wait for their conversion. */
 #define NR_FLIPS	2048
 
 GMEM_FIXTURE(conversion, NR_PAGES)
@@ -49,7 +49,7 @@ TEST_F(conversion, host_access)
 		ASSERT_EQ(0xaaaaaaaaaaaaaaaaul, *gmem_hva(g, i));
 }
 
-/* Memory reads as zeros if it was never touched, or punched out, in either state. */
+/* In either state, memory is zero if it was never touched or is punched out. */
 TEST_F(conversion, new_memory)
 {
 	int i;
@@ -179,7 +179,7 @@ TEST_F(conversion, pre_fault)
 
 	for (page = 0; page < NR_PAGES; page++)
 		*gmem_hva(g, page) = 0x100 + page;
-	/* Fault in page tables and code, which are not to be counted below. */
+	/* Fault in page tables and code, which must not be counted below. */
 	gmem_read(g, 0);
 
 	for (i = 0; i < 3; i++) {
@@ -267,7 +267,7 @@ TEST_F_TIMEOUT(kvm, fault_tries, 120)
 	workers_start(&flipper, 1);
 	tries = count_tries(vcpu);
 	workers_stop(&flipper, 1);
-	TH_LOG("%lu%% tries, %lu%% without conversions", tries, quiet_tries);
+	TH_LOG("%lu tries for 100 faults, %lu without conversions", tries, quiet_tries);
 	EXPECT_GE(quiet_tries + 10, tries);
 	ASSERT_LT(100, flipper.nr_done);
 }

@@ -5,9 +5,9 @@
  * that makes a fragmented file uniform or closes it.  Also test that conversions
  * skip unchanged pages.
  *
- * The bounds allow for slow machines, with all checks, in emulation.  Compare
- * each measurement with an adjacent one without its cause, and use the median of
- * several, as the CPUs may have other work.
+ * The bounds allow for slow machines, i.e. for emulation with all debug checks.
+ * Compare each measurement with an adjacent one in which the cause is absent,
+ * and use the median of several, as the CPUs may have other work.
  */
 #include <sched.h>
 #include <sys/prctl.h>
@@ -29,7 +29,7 @@ GMEM_FIXTURE(cost, NR_PAGES)
 #define WINDOW_MS	500
 
 /*
- * A failing conversion may make another CPU drain its LRU caches once in 50 ms,
+ * A failing conversion may make another CPU drain its LRU caches every 50 ms,
  * and do the resulting work, e.g. free memory.  With three switches per drain,
  * that is below 1% of the CPU's time if switching to another task and back takes
  * less than 0.16 ms.  It takes longer in emulation, so count switches.
@@ -150,7 +150,7 @@ TEST_F_TIMEOUT(cost, fdinfo, 300)
 	EXPECT_GE(3 * empty_ns, ranges_ns);
 }
 
-/* Return the time to make two pages private, but none in between. */
+/* Return the time to make two pages private, with private ones in between. */
 static u64 time_ends(struct gmem_vm *file, int first, int last)
 {
 	struct timespec start;
@@ -187,8 +187,8 @@ TEST_F_TIMEOUT(cost, unchanged_pages, 300)
 }
 
 /*
- * Tasks with priority that run briefly and repeatedly: one per CPU, and another
- * one that also faults on the first page of a file, if it isn't closed.
+ * Real-time tasks that run briefly and repeatedly: one on each of two CPUs, and
+ * a third that also faults on the first page of the file, if that stays open.
  */
 struct watcher {
 	pthread_t thread;
@@ -266,8 +266,9 @@ static s64 watch_the_end(enum end end)
 }
 
 /*
- * If the host preempts emulated CPUs, tasks have to wait at any time, and have to
- * wait longer for a conversion.  Subtract twice the former.
+ * If the host preempts emulated CPUs, tasks have to wait even while nothing
+ * happens, and even longer for a conversion.  Subtract twice the wait while
+ * nothing happens.
  */
 static u64 median_wait(enum end end)
 {
@@ -279,7 +280,7 @@ static u64 median_wait(enum end end)
 		quiet = watch_the_end(NOTHING);
 		busy = watch_the_end(end);
 		ms[i] = max_t(s64, busy - 2 * quiet, 0);
-		ksft_print_msg("waited %ld ms, %ld ms while nothing happens\n", busy, quiet);
+		ksft_print_msg("waited %ld ms, %ld ms while nothing happened\n", busy, quiet);
 	}
 	return median(ms, ARRAY_SIZE(ms));
 }

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Test conversion of guest_memfd memory when memory is short: either all of the
- * range changes or nothing.  Memory that KVM keeps is charged to the cgroup of
- * the converting task until it is freed, and that cgroup's limit holds.
+ * Test conversion of guest_memfd memory when memory is short: either the whole
+ * range changes, or nothing does.  Memory that KVM keeps is charged to the
+ * cgroup of the converting task until it is freed, and the limit of that cgroup
+ * is enforced.
  */
 #include <limits.h>
 #include <sys/prctl.h>
@@ -21,8 +22,8 @@
 #define FIRST_PAGE	(LEAF_PAGES - NR_LOOKED_AT / 2)
 
 /*
- * Make allocations fail, with /proc/thread-self/fail-nth: the nth allocation of
- * this thread from now on.
+ * Use /proc/thread-self/fail-nth to make the nth allocation of this thread
+ * fail, for one n after the other.
  */
 FIXTURE(alloc) {
 	int fail_nth;

@@ -1,13 +1,14 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Test huge pages of guest_memfd memory under running vCPUs: while memslots are
- * recreated or the file is closed, a vCPU sees the current contents, or exits
- * because there is no memory.  Nested guests must see the same as their host.
+ * Test huge pages of guest_memfd memory while vCPUs are running: if memslots
+ * are recreated or the file is closed, a vCPU sees the current contents, or
+ * exits because there is no memory.  A nested guest must see the same as its
+ * host.
  */
 #include "gmem_huge.h"
 #include "svm_util.h"
 
-/* With fewer CPUs, some vCPUs are preempted while they look up a memslot. */
+/* If there are fewer CPUs, some vCPUs get preempted in memslot lookups. */
 #define NR_VCPUS	4
 #define PASS_SECONDS	120
 /* The value that the guest reads from an MMIO exit. */

@@ -163,7 +163,7 @@ TEST_F(huge, punch_one_page)
 	ASSERT_EQ(NR_CHUNKS, gmem_read_fdinfo(getpid(), g->fd).chunks);
 }
 
-/* A hole takes exactly the requested pages, even if a neighbour is in use. */
+/* A hole frees exactly the requested pages, even if a neighbour is in use. */
 TEST_F(huge, punch_beside_pin)
 {
 	int fd;
@@ -372,7 +372,7 @@ TEST_F(ordinary, mapped_huge_by_guest)
 
 /*
  * Access all pages of a memslot with @nr pages, at @gfn in the guest and @pgoff
- * in the file.  Return the number of huge pages, which may not fit everywhere.
+ * in the file.  Return the number of chunks that KVM maps with huge pages.
  */
 static int run_in_slot(int gfn, int pgoff, int nr, int file_pages)
 {

@@ -163,7 +163,7 @@ TEST_F(map, poisoned_page)
 	ASSERT_EQ(0, hwpoison_unpoison_all());
 }
 
-/* The map doesn't depend on how it is read, nor on changes to other files. */
+/* The map depends neither on how it is read, nor on changes to other files. */
 TEST_F_TIMEOUT(map, in_pieces, 120)
 {
 	const int nr = 2048, size = nr * PAGE_SIZE;
@@ -292,7 +292,7 @@ static bool look(u64 n)
 		TEST_ASSERT(lines[i].start == next, "line %d: page %lu", i, lines[i].start);
 		next += lines[i].nr;
 	}
-	TEST_ASSERT(next == NR_PAGES, "%lu pages", next);
+	TEST_ASSERT(next == NR_PAGES, "The lines cover %lu pages", next);
 	TEST_ASSERT(i == nr - 1 && lines[i].ino == ino_of(whole_fd) &&
 		    lines[i].start == 0 && lines[i].nr == WHOLE_PAGES,
 		    "line %d of %d: page %lu, %lu pages", i, nr, lines[i].start, lines[i].nr);

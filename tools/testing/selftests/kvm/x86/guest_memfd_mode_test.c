@@ -170,7 +170,7 @@ TEST_F(mode, creation_flags)
 	}
 }
 
-/* Shared accesses reach the file if in place, userspace_addr otherwise. */
+/* Shared accesses go to the file if in place, and to userspace_addr if not. */
 TEST_F(mode, userspace_addr)
 {
 	if (!self->sw_protected)

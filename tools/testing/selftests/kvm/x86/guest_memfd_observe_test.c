@@ -303,8 +303,9 @@ static void *touch_page(void *arg)
 }
 
 /*
- * Never wait for a page because it is in an LRU cache.  New pages don't stay
- * there, and only those in caches of other CPUs require draining all caches.
+ * A conversion must not wait for a page because it is in an LRU cache.  New
+ * pages don't stay there, and only pages in caches of other CPUs require
+ * draining all caches.
  */
 TEST_F_TIMEOUT(observe, lru_caches, 120)
 {
@@ -356,7 +357,7 @@ static bool look(u64 n)
 	return true;
 }
 
-/* Reading fdinfo doesn't disturb conversions, and shows no impossible state. */
+/* Reading fdinfo doesn't disturb conversions, and the values are consistent. */
 TEST_F(observe, racing_fdinfo)
 {
 	struct worker looker = { "look", look };

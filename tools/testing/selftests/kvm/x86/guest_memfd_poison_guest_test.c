@@ -32,7 +32,10 @@ static bool in_place(void)
 	return kvm_check_cap(KVM_CAP_GUEST_MEMFD_MEMORY_ATTRIBUTES) & PRIVATE;
 }
 
-/* VMs with private memory use guest_memfd for shared memory only if in place. */
+/*
+ * If a VM has private memory, its shared memory is in the guest_memfd only with
+ * in-place conversion.
+ */
 static bool is_supported(const struct memory *m)
 {
 	return (kvm_check_cap(KVM_CAP_VM_TYPES) & BIT(m->type)) &&
@@ -180,9 +183,9 @@ static void *read_page(void *arg)
 }
 
 /*
- * If another task may hold a reference for a moment, memory_failure() can't rule
- * out that the page is still in use, and reports it as busy although it has
- * handled the error.  Return how often that happens.
+ * If another task happens to hold a reference, memory_failure() can't rule out
+ * that the page is still in use, and reports it as busy although it has handled
+ * the error.  Return how often that happens.
  */
 static int strike_while_read(struct __test_metadata *_metadata, bool private, bool once)
 {

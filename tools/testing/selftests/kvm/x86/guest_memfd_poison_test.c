@@ -182,7 +182,7 @@ TEST_F(poison, error_during_wait)
 		pin = gmem_pin(g, pinned[i], 1);
 		kvm_pthread_create(&thread, NULL, convert_all, NULL);
 		usleep(30000);
-		/* Ignore the result, handling of pinned pages isn't tested here. */
+		/* Ignore the result: how pinned pages are handled isn't tested here. */
 		hwpoison_inject(self->pfn);
 		kvm_pthread_join(thread, &result);
 		kvm_close(pin);

@@ -92,7 +92,7 @@ static void convert_under_alarm(struct __test_metadata *_metadata, int flags)
 	set_alarm(2000);
 	convert_under_signals(_metadata);
 
-	/* Send enough signals to hit each short request, at any point. */
+	/* Send signals often enough to hit short requests, at any point. */
 	set_alarm(300);
 	for (i = 0; i < 200; i++) {
 		ASSERT_CONVERTED(0, NR_PAGES, PRIVATE);
@@ -251,7 +251,7 @@ static void run_waiter(enum waiting_for what)
 			 BIG_SIZE);
 	vm_set_user_memory_region2(g->vm, GMEM_SLOT, KVM_MEM_GUEST_MEMFD, GMEM_GPA,
 				   PAGE_SIZE, hva, g->fd, BIG_SIZE);
-	/* From here on each KVM_RUN reads that page. */
+	/* From here on, each KVM_RUN reads that page. */
 	gmem_read(g, 0);
 
 	w->fd = g->fd;

@@ -17,7 +17,7 @@
 #define NR_VCPUS	2
 /* Each memory failure costs a page if it can't be unpoisoned. */
 #define MAX_FAILURES	2048
-/* Far more than any single operation takes, even in emulation. */
+/* Far longer than any single operation takes, even in emulation. */
 #define HANG_SECONDS	30
 
 static int nr_seconds = 20;
@@ -37,7 +37,7 @@ static bool random_bool(void)
 	return kvm_random_bool(thread_rng());
 }
 
-/* Pick a random range: return the first page, set @nr to the length. */
+/* Pick a random range: return the first page, and set @nr to the length. */
 static int random_range(int *nr)
 {
 	int page = kvm_random_u32(thread_rng()) % NR_PAGES;
@@ -56,7 +56,7 @@ static bool do_convert(u64 n)
 	TEST_ASSERT(!r || (attributes && (r == EAGAIN || r == EHWPOISON)),
 		    "Conversion failed, errno: %d", r);
 	TEST_ASSERT(!r || (file.error_page >= page && file.error_page < page + nr),
-		    "Page %ld is reported, for %d to %d", (long)file.error_page, page,
+		    "Page %ld is reported for pages %d to %d", (long)file.error_page, page,
 		    page + nr - 1);
 	return !r;
 }
@@ -118,8 +118,8 @@ static bool do_fail_mapped(u64 n)
 
 /*
  * Inject an error as if found by the memory scrubber, into a page that may well
- * be private.  Only its pfn is known, which must not belong to a page of another
- * file by now, so no other worker punches holes there.
+ * be private.  Only its pfn is known, and the page must not have been reused
+ * for another file by now, so no other worker punches holes there.
  */
 static bool do_fail_pfn(u64 n)
 {
@@ -236,7 +236,7 @@ TEST_F_TIMEOUT(stress, everything, 3600)
 	ASSERT_LT(0, workers[0].nr_done);
 	ASSERT_LT(0, workers[1].nr_done);
 
-	/* Afterwards, it must be memory like any other. */
+	/* Afterwards, the memory must work like any other. */
 	gmem_punch_hole(g, 0, NR_PAGES);
 	gmem_make_shared(g, 0, NR_PAGES);
 	ASSERT_EQ(0, madvise(g->mem, DATA_SIZE, MADV_DONTNEED));

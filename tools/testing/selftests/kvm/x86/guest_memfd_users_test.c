@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
  * Test conversion of guest_memfd memory to private while the host briefly uses
- * pages, and while memory management does everything it can to its mappings.
- * That must neither make a conversion fail nor make private memory accessible.
+ * pages, and while memory management operates on its mappings in every possible
+ * way.  That must neither make a conversion fail, nor make private memory
+ * accessible.
  *
  * usage: guest_memfd_users_test [harness options] [rounds]
  *
@@ -320,7 +321,7 @@ FIXTURE_VARIANT_ADD(transient, many_pages) {
 	.nr_pin = NR_PAGES / 2,
 };
 
-/* Some page of the range is always in use, as long as new users can come. */
+/* Some page of the range is always in use, as long as there are new users. */
 FIXTURE_VARIANT_ADD(transient, overlapping) {
 	.heavy = true,
 	.users = {
@@ -448,8 +449,8 @@ static bool touch_when_asked(u64 n)
 
 /*
  * Preempt a fault that has dropped the invalidate lock, but has yet to map the
- * page.  No other task wants the lock, so another attempt would not unmap a page
- * that the fault maps a moment later.
+ * page.  As no other task wants the lock, there is no second attempt that would
+ * unmap a page that the fault maps a moment later.
  */
 TEST_F_TIMEOUT(fault, in_flight, 300)
 {

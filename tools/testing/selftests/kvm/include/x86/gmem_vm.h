@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * A VM with one guest_memfd, by default a software-protected one for tests of
- * in-place conversion.
+ * A VM with one guest_memfd, for tests of in-place conversion.  The VM is
+ * software-protected by default.
  */
 #ifndef SELFTEST_KVM_GMEM_VM_H
 #define SELFTEST_KVM_GMEM_VM_H
@@ -18,7 +18,7 @@
 /**
  * struct gmem_vm - A VM whose guest reads and writes memory on request
  * @vm: the VM
- * @vcpu: its only vCPU
+ * @vcpu: the vCPU that does so; each hammer adds another one
  * @fd: guest_memfd, bound to GMEM_SLOT at GMEM_GPA from offset 0
  * @mem: the host's mapping of all of it
  * @nr_pages: size of the guest_memfd, in pages
@@ -58,10 +58,13 @@ void __gmem_vm_create(struct gmem_vm *g, unsigned long type, u64 flags,
 		      int nr_pages);
 void gmem_vm_free(struct gmem_vm *g);
 
-/* Create a file that the host can map, and that starts out as shared. */
+/* Create a file that the host can map, and that starts out shared. */
 int gmem_create_shared(struct gmem_vm *g, u64 size);
 
-/* Bind @nr pages of the file from @page on at @gpage; remove the slot if @nr is 0. */
+/*
+ * Bind @nr pages of the file, starting with @page, at the guest's page @gpage.
+ * Remove the slot if @nr is 0.
+ */
 void gmem_set_slot(struct gmem_vm *g, int slot, int gpage, int nr, int page);
 
 /*
@@ -84,7 +87,7 @@ int __gmem_read(struct gmem_vm *g, int page, u64 *value);
 int gmem_start_read(struct gmem_vm *g, int page);
 int gmem_continue(struct gmem_vm *g, u64 *value);
 
-/* Return the value of a vCPU's ucall, fail the test if it isn't a @cmd. */
+/* Return the value of a vCPU's ucall.  Fail the test if it isn't a @cmd. */
 u64 gmem_get_ucall(struct kvm_vcpu *vcpu, u64 cmd);
 
 /* Have the guest write a different pattern to each page, and check the patterns. */
@@ -156,7 +159,7 @@ bool gmem_refuses(struct gmem_vm *g, int page, bool private);
 
 /**
  * enum gmem_hammer_mode - How to treat accesses that fail
- * @HAMMER_LOSSLESS: fail the test, also if anything written gets lost
+ * @HAMMER_LOSSLESS: fail the test, and check that nothing written gets lost
  * @HAMMER_ONCE: end the thread at the first failure
  * @HAMMER_RETRY: try again, for memory that comes and goes
  */

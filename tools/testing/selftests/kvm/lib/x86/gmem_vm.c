@@ -23,7 +23,7 @@
 
 #define GUP_TEST_FILE	"/sys/kernel/debug/gup_test"
 
-/* Far more than a guest needs to see the request, even in emulation. */
+/* Far longer than a guest takes to see the request, even in emulation. */
 #define HAMMER_STOP_SECONDS	60
 
 /* The guest's next access, written by the host between two exits. */
@@ -187,7 +187,7 @@ static int gmem_finish(struct gmem_vm *g, int r, u64 *value)
 	int err;
 
 	if (r) {
-		/* Or the next KVM_RUN would repeat this access. */
+		/* Otherwise, the next KVM_RUN would repeat this access. */
 		err = errno;
 		vcpu_regs_set(g->vcpu, &g->start);
 		errno = err;
@@ -365,7 +365,7 @@ int gmem_pin(struct gmem_vm *g, int page, int nr)
 {
 	int fd = __gmem_pin(g, page, nr);
 
-	TEST_ASSERT(fd >= 0, "Cannot pin %d pages from %d on, error: %d", nr, page, fd);
+	TEST_ASSERT(fd >= 0, "Cannot pin %d pages from page %d on, error: %d", nr, page, fd);
 	return fd;
 }
 
