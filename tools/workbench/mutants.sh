@@ -141,13 +141,24 @@ mutant_boot()
 	machine_judge "$3" > "$RUN/judge.log" 2>&1
 }
 
-# mutant_key NAME: a line of MUTANTS_KILLED, which says that this mutant was killed with these sources and tests.
+# mutant_key NAME: a line of MUTANTS_KILLED, which says that this mutant was killed with these sources of the kernel and
+# of its test.
 mutant_key()
 {
-	echo "$1 $({
-		tgit rev-parse 'HEAD^{tree}'
-		grep "^$1 " "$MUTANTS/index"
-		cat "$MUTANTS/$1".*.sed "$TESTS"
+	local name test machine places program
+
+	read -r name test machine places <<-END
+		$(grep "^$1 " "$MUTANTS/index")
+	END
+	program=$(tests_of "$machine" | awk -v test="$test" '$1 == "test" && $2 == test { print $5 ".c" }')
+	# shellcheck disable=SC2046 # a list of files
+	echo "$name $({
+		echo "$test $machine $places $(machine_fields "$machine")"
+		tests_of "$machine" | awk -v test="$test" '$2 == test'
+		cat "$MUTANTS/$name".*.sed
+		tgit ls-tree -r HEAD -- $(lint_files) tools/testing/selftests/kvm/lib tools/testing/selftests/kvm/include \
+			${program:+"tools/testing/selftests/$program"}
+		cat "$TOP"/tools/gmem-vmm/*/*.[ch] "$TOP"/tools/gmem-bench/*.[ch] "$WB/bench.expected"
 	} | sha256sum | cut -d ' ' -f 1)"
 }
 
