@@ -204,6 +204,12 @@ vm_images()
 	mke2fs -q -F -t ext2 "$VM/disk" || die "cannot make the disk"
 }
 
+# vm_discard DIR: remove the large files of a machine that has ended.
+vm_discard()
+{
+	rm -f "$1/packed" "$1/kernel" "$1/initramfs" "$1/disk"
+}
+
 # vm_run [tty|stdio]: boot and wait for the end. With `tty` the terminal is the machine's console hvc0, with `stdio` the
 # output of programs goes to standard output, otherwise to the file "output" in $VM. The results are in $VM/verdict.
 # Build output may change once the file "packed" exists in $VM.
@@ -260,7 +266,7 @@ sysctl.kernel.hung_task_panic=1 sysctl.kernel.panic_on_rcu_stall=1 $checks $VM_A
 	fi
 	# shellcheck disable=SC2086 # a command and its arguments
 	(cd "$VM" && exec $limit "$@" 2> qemu.err 9>&-) || rc=$?
-	rm -f "$VM/packed" "$VM/kernel" "$VM/initramfs" "$VM/disk"
+	vm_discard "$VM"
 	if [ "$terminal" = stdio ]; then
 		exec 9>&-
 		wait $!

@@ -122,7 +122,7 @@ mutant_until_failure()
 		sleep 0.2
 	done
 	wait $pid || :
-	rm -f "$dir/kernel" "$dir/initramfs" "$dir/disk"
+	vm_discard "$dir"
 }
 
 # mutant_boot NAME TEST MACHINE: run the test, with its results in a separate RUN.
@@ -150,15 +150,19 @@ mutant_key()
 	read -r name test machine places <<-END
 		$(grep "^$1 " "$MUTANTS/index")
 	END
-	program=$(tests_of "$machine" | awk -v test="$test" '$1 == "test" && $2 == test { print $5 ".c" }')
+	program=$(tests_of "$machine" | awk -v test="$test" '$1 == "test" && $2 == test { print $5 }')
 	# shellcheck disable=SC2046 # a list of files
 	echo "$name $({
 		echo "$test $machine $places $(machine_fields "$machine")"
 		tests_of "$machine" | awk -v test="$test" '$2 == test'
 		cat "$MUTANTS/$name".*.sed
-		tgit ls-tree -r HEAD -- $(lint_files) tools/testing/selftests/kvm/lib tools/testing/selftests/kvm/include \
-			${program:+"tools/testing/selftests/$program"}
-		cat "$TOP"/tools/gmem-vmm/*/*.[ch] "$TOP"/tools/gmem-bench/*.[ch] "$WB/bench.expected"
+		tgit ls-tree -r HEAD -- $(lint_files)
+		case $test:$program in
+		bench:*)	cat "$TOP"/tools/gmem-bench/*.[ch] "$WB/bench.expected" ;;
+		*:gmem-vmm)	cat "$TOP"/include/gmem.h "$TOP"/tools/gmem-vmm/*.c "$TOP"/tools/gmem-vmm/*/*.[ch] ;;
+		*:*/*)		(cd "$TREE/tools/testing/selftests" && cat "$program.c" kvm/lib/*.c kvm/lib/x86/*.c \
+					kvm/include/*.h kvm/include/x86/*.h) ;;
+		esac
 	} | sha256sum | cut -d ' ' -f 1)"
 }
 
@@ -198,13 +202,19 @@ mutants_wait()
 	done
 }
 
-# Print what to build: modules, which takes a third of the time, unless files of the kernel's image differ.
+# Print what to build: if only KVM differs, its modules, which takes a third of the time.
 mutant_target()
 {
-	case $MUTANT_FILES in
-	*" mm/"*)	echo kernel ;;
-	*)		echo modules ;;
-	esac
+	local file
+
+	for file in $MUTANT_FILES; do
+		case $file in
+		virt/kvm/*|arch/x86/kvm/*|include/*/kvm*) ;;
+		*)	echo kernel
+			return ;;
+		esac
+	done
+	echo modules
 }
 
 # mutant_build NAME TEST MACHINE FILE:FUNCTION...: on failure, the last line of the log has the reason.
