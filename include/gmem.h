@@ -249,10 +249,10 @@ static inline bool gmem_names_page(int err)
  * @size: length of the range in bytes, a multiple of the page size and not 0;
  *	  the range ends before @offset + @size
  * @attributes: KVM_MEMORY_ATTRIBUTE_PRIVATE, or 0 for shared
- * @error_offset: set to the offset of the first page that blocks the
- *		  conversion, in bytes, if gmem_names_page(), and left alone
- *		  otherwise; may be NULL.  Use it for the log, or to find the
- *		  user of the page: always repeat the whole range.
+ * @error_offset: if gmem_names_page(), set to the offset of a page that blocks
+ *		  the conversion, or to @offset if there is no memory, in bytes;
+ *		  otherwise left alone; may be NULL.  Use it for the log, or to
+ *		  find the user of the page: always repeat the whole range.
  *
  * Either the whole range is converted or nothing is.  Nothing is done if the
  * range already has the attribute.  KVM neither copies nor clears contents, but

@@ -9,8 +9,8 @@ struct state {
 	bool fresh;		/* allocated for each conversion */
 	bool all_sizes;
 	bool mapped_before;	/* page tables of host and guest exist */
-	void (*make)(struct vm *vm);		/* of shared pages */
-	void (*make_private)(struct vm *vm);	/* NULL: as "populated" */
+	void (*make)(struct vm *vm);		/* bring shared pages into it */
+	void (*make_private)(struct vm *vm);	/* the same; NULL: don't measure */
 };
 
 static void touch(struct vm *vm)

@@ -214,7 +214,7 @@ int kvm_gmem_max_order(struct inode *inode, const struct kvm_memory_slot *slot,
 	    first < slot->gmem.pgoff || last >= slot->gmem.pgoff + slot->npages)
 		return 0;
 
-	/* Don't check all pages if the chunk is known to have a hole. */
+	/* Only pages that were allocated as a chunk are worth checking. */
 	if (!xa_get_mark(&inode->i_mapping->i_pages, first, KVM_GMEM_TAG_CHUNK))
 		return 0;
 

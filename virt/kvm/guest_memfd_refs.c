@@ -156,10 +156,8 @@ static int kvm_gmem_drop_folio_refs(struct kvm_gmem_conversion *c, struct folio 
 	if (kvm_gmem_folio_is_unused(folio))
 		return 0;
 
-	r = folio_test_hwpoison(folio) ? 0 : kvm_gmem_wait_locked(c, folio);
-
 	/* memory_failure() keeps its reference. */
-	return folio_test_hwpoison(folio) ? -EHWPOISON : r;
+	return folio_test_hwpoison(folio) ? -EHWPOISON : kvm_gmem_wait_locked(c, folio);
 }
 
 /*
@@ -299,7 +297,7 @@ int kvm_gmem_drop_host_refs(struct kvm_gmem_conversion *c)
 
 	r = kvm_gmem_try_drop_host_refs(c);
 
-	/* memory_failure() may have hit another page in the meantime. */
+	/* memory_failure() may have hit a page during the wait. */
 	if (r == -EAGAIN && kvm_gmem_check_poison(c))
 		return -EHWPOISON;
 

@@ -121,6 +121,60 @@ TEST_F(alloc, enomem_precedence)
 	}
 }
 
+static bool host_fault(u64 n)
+{
+	u64 *hva = gmem_hva(g, n % 4);
+
+	madvise(hva, PAGE_SIZE, MADV_DONTNEED);
+	(void)READ_ONCE(*hva);
+	return true;
+}
+
+/*
+ * Convert a range with a pinned page, failing each allocation in turn.  Return
+ * how many of them the conversion cannot do without.
+ */
+static int fail_with_pin(struct __test_metadata *_metadata, int fail_nth, int pinned)
+{
+	int nth, nr_failed = 0;
+
+	for (nth = 1; nth <= 20; nth++) {
+		fail_nth_start(fail_nth, nth);
+		if (gmem_convert(g, pinned - 5, 10, PRIVATE) == ENOMEM) {
+			EXPECT_EQ(pinned - 5, g->error_page);
+			nr_failed++;
+		}
+		if (!fail_nth_came(fail_nth))
+			break;
+	}
+	return nr_failed;
+}
+
+/* Memory can also run out when a conversion tries again, after a busy page. */
+TEST_F(alloc, enomem_during_wait)
+{
+	const int pinned = FIRST_PAGE + 20;
+	struct worker faulter = { "fault", host_fault };
+	int pin, nr_first, nr;
+
+	if (!gmem_can_pin())
+		SKIP(return, "CONFIG_GUP_TEST is not enabled");
+
+	*gmem_hva(g, pinned) = 1;
+	pin = gmem_pin(g, pinned, 1);
+
+	/* It tries again only if others wait for the lock. */
+	nr_first = fail_with_pin(_metadata, self->fail_nth, pinned);
+	workers_start(&faulter, 1);
+	nr = fail_with_pin(_metadata, self->fail_nth, pinned);
+	workers_stop(&faulter, 1);
+	kvm_close(pin);
+
+	TH_LOG("%d allocations in the first attempt, %d in all", nr_first, nr);
+	ASSERT_LT(0, nr_first);
+	ASSERT_LT(nr_first, nr);
+}
+
 TEST_F(alloc, creation)
 {
 	int nth, fd;

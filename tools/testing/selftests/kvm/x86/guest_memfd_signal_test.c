@@ -359,6 +359,45 @@ static u64 time_conversion(int fd)
 }
 
 /*
+ * A task that is killed doesn't check the rest of the range.  The timing depends
+ * on the load of the CPUs, so try several times.
+ */
+TEST_F_TIMEOUT(signal, sigkill_check, 120)
+{
+	bool *started = kvm_mmap(PAGE_SIZE, PROT_READ | PROT_WRITE,
+				 MAP_SHARED | MAP_ANONYMOUS, -1);
+	u64 whole_ms, ms;
+	pid_t pid;
+	int i;
+
+	/* Without mappings, nearly all of the time is that of the check. */
+	kvm_fallocate(big.fd, FALLOC_FL_KEEP_SIZE, 0, BIG_SIZE);
+	whole_ms = time_conversion(big.fd);
+	for (i = 0, ms = whole_ms; i < 5 && ms > whole_ms / 2; i++) {
+		*started = false;
+		pid = fork();
+		while (!pid) {
+			WRITE_ONCE(*started, true);
+			gmem_convert(&big, 0, BIG_PAGES, PRIVATE);
+			pause();
+		}
+		while (!READ_ONCE(*started))
+			;
+		usleep(whole_ms * 1000 / 4);
+		ms = kill_ms(pid);
+		TH_LOG("a conversion takes %lu ms, killed in %lu ms", whole_ms, ms);
+
+		/* Don't count a kill that came too late. */
+		if (private_pages(&big)) {
+			gmem_make_shared(&big, 0, BIG_PAGES);
+			ms = whole_ms;
+		}
+	}
+	ASSERT_GE(whole_ms / 2, ms);
+	kvm_munmap(started, PAGE_SIZE);
+}
+
+/*
  * Send a signal to the waiter in the middle of a conversion.  @whole_ms is the
  * expected duration; it is updated to the actual one.  Return the time until the
  * signal took effect, as a percentage of the rest of the conversion; -1 if the
