@@ -8,6 +8,7 @@
 # The steps of `wb long`, one wb command per line.
 long_steps()
 {
+	echo build stock
 	echo "matrix $(machines long | tr '\n' ' ')"
 	echo mutants
 	echo each
@@ -117,7 +118,8 @@ part_test()
 	local series="$TREE" commit machine
 
 	commit=$(tgit rev-list --reverse base..HEAD | sed -n "${2}p")
-	BUILD=$BUILD/parts TREE=$BUILD/parts/linux
+	BUILD=$BUILD/parts
+	TREE=$BUILD/linux
 	mkdir -p "$BUILD"
 	[ -e "$TREE" ] || step parts-tree "a tree for parts" 0 git clone -q --shared --no-tags "$series" "$TREE" ||
 		return 1

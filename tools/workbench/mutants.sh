@@ -299,6 +299,9 @@ mutants_all()
 	for name; do
 		grep -q "^$name " "$MUTANTS/index" || die "no mutant '$name'; 'wb mutants --list' lists them"
 	done
+	# The tests may have changed as well.
+	# shellcheck disable=SC2046 # a list of tests
+	kernel_build x86_64 $(test_programs x86_64)
 	run_new
 	trap mutants_end EXIT
 	trap 'note "a mutant is still built in; to rebuild: wb build$MUTATED"; exit 130' INT TERM

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Test how memory_failure() treats a page of a guest_memfd, and the process that
- * has it mapped, for each combination of how the error was found, the policy of
- * the process, and the state of the page.
+ * Test how memory_failure() treats a page of a guest_memfd, and the process
+ * that has it mapped, for each combination of how the error was found, the
+ * policy of the process, and the state of the page.
  *
- * Each injection is done by a child, which may get killed.  The result is a table
- * that compares the wanted behaviour with what was seen.
+ * Each injection is done by a child, which may get killed.  The result is a
+ * table that compares the wanted behaviour with what was seen.
  *
  * Also test that soft offlining leaves the pages of a guest_memfd in place.  It
  * retires a page that is about to fail, if the contents can be migrated or read

@@ -40,8 +40,8 @@ u64 hwpoison_page_flags(u64 pfn);
 u64 hwpoison_mapped_pfn(const void *hva);
 
 /*
- * Allocate a missing page of a guest_memfd, and return its pfn.  Unlike a lookup
- * in a mapping, this works for private memory, too.
+ * Allocate a missing page of a guest_memfd, and return its pfn.  Unlike a
+ * lookup in a mapping, this works for private memory, too.
  */
 u64 hwpoison_alloc_gmem_page(int fd, u64 offset);
 bool hwpoison_can_alloc_gmem_page(void);

@@ -142,8 +142,8 @@ bool hwpoison_can_alloc_gmem_page(void)
 }
 
 /*
- * Private pages aren't mapped, so their pfns can't be looked up.  But there is an
- * event for each page that is added to the page cache of a file.
+ * Private pages aren't mapped, so their pfns can't be looked up.  But there is
+ * an event for each page that is added to the page cache of a file.
  */
 u64 hwpoison_alloc_gmem_page(int fd, u64 offset)
 {

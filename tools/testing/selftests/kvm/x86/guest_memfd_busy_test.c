@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Test that a conversion of guest_memfd memory to private reports a page that is
- * in use by the host: the right one, quickly, and with little disturbance.
+ * Test that a conversion of guest_memfd memory to private reports a page that
+ * is in use by the host: the right one, quickly, and with little disturbance.
  */
 #include <linux/sizes.h>
 
@@ -161,7 +161,7 @@ TEST_F_TIMEOUT(busy, faults_during_wait, 120)
 
 	TH_LOG("%lu faults during %d calls, the longest took %lu ms", nr_faults, i,
 	       worst_fault_ms);
-	ASSERT_LE(10 * i, nr_faults);
+	ASSERT_LE(50 * i, nr_faults);
 }
 
 /*
@@ -216,18 +216,22 @@ static void *allocate(void *arg)
 TEST_F_TIMEOUT(busy, long_allocation, 120)
 {
 	int fd = vm_create_guest_memfd(g->vm, ALLOCATE_SIZE, 0);
-	u64 nr_conversions = 0;
+	struct timespec start = time_now(), one;
+	u64 all_ms, worst_ms = 0;
 	pthread_t thread;
 
 	kvm_pthread_create(&thread, NULL, allocate, &fd);
-	for (; !READ_ONCE(allocated); nr_conversions += 2) {
+	while (!READ_ONCE(allocated)) {
+		one = time_now();
 		gmem_set_shared(fd, 0, PAGE_SIZE);
 		gmem_set_private(fd, 0, PAGE_SIZE);
+		worst_ms = max_t(u64, worst_ms, elapsed_ms(one));
 	}
+	all_ms = elapsed_ms(start);
 	kvm_pthread_join(thread, NULL);
 	kvm_close(fd);
-	TH_LOG("%lu conversions during allocation", nr_conversions);
-	ASSERT_LT(20, nr_conversions);
+	TH_LOG("%lu ms to allocate, %lu ms to convert at worst", all_ms, worst_ms);
+	ASSERT_GT(all_ms / 2, worst_ms);
 }
 
 GMEM_FIXTURE(many, MANY_PAGES)

@@ -246,8 +246,8 @@ static u64 count_tries(struct kvm_vcpu *vcpu)
 }
 
 /*
- * A fault that waits for the conversion of another page must not start over when
- * that is done, or back-to-back conversions would starve all faults.
+ * A fault that waits for the conversion of another page must not start over
+ * when that is done, or back-to-back conversions would starve all faults.
  */
 TEST_F_TIMEOUT(kvm, fault_tries, 120)
 {

@@ -178,8 +178,8 @@ TEST_F(file, host_mappings)
 }
 
 /*
- * Guest faults hold no reference to the page that they are about to map.  If the
- * page has left the file in the meantime, the guest must not get it.
+ * Guest faults hold no reference to the page that they are about to map.  If
+ * the page has left the file in the meantime, the guest must not get it.
  */
 TEST_F_TIMEOUT(file, holes_under_faults, 300)
 {

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Test when guest_memfd calls the hooks for confidential VMs, and how it handles
- * failures, with the fake hooks of CONFIG_KVM_GMEM_TEST_HOOKS.  These warn if
- * they are called in the wrong order.
+ * Test when guest_memfd calls the hooks for confidential VMs, and how it
+ * handles failures, with the fake hooks of CONFIG_KVM_GMEM_TEST_HOOKS.  These
+ * warn if they are called in the wrong order.
  */
 #include <linux/kernel-page-flags.h>
 

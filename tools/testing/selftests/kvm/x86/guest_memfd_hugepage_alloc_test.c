@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Test how guest_memfd allocates memory for huge pages, and that nothing fails if
- * there is no memory for them.
+ * Test how guest_memfd allocates memory for huge pages, and that nothing fails
+ * if there is no memory for them.
  */
 #include <limits.h>
 

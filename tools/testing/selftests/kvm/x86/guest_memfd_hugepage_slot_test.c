@@ -40,8 +40,8 @@ static bool can_be_at(u64 i, u64 value)
 
 /*
  * Read all pages of the slot.  @slot_seq is odd while the slot is recreated.  A
- * read during which it is even and doesn't change must find the right page of the
- * file.
+ * read during which it is even and doesn't change must find the right page of
+ * the file.
  */
 static void guest_follow(u64 id)
 {

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Test that huge pages never give a guest access to the wrong memory: vCPUs touch
- * all pages of two chunks, and the host touches the shared ones, while one thread
- * converts, punches and writes at random, and tracks the expected contents of
- * each page.
+ * Test that huge pages never give a guest access to the wrong memory: vCPUs
+ * touch all pages of two chunks, and the host touches the shared ones, while
+ * one thread converts, punches and writes at random, and tracks the expected
+ * contents of each page.
  *
  * With CONFIG_KVM_PROVE_MMU, KVM checks each huge page that it maps.
  *

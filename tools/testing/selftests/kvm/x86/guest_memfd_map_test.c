@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Test gmem_map in a VM's debugfs directory: the ranges of its guest_memfds, and
- * the memory allocated in them.
+ * Test gmem_map in a VM's debugfs directory: the ranges of its guest_memfds,
+ * and the memory allocated in them.
  */
 #include <sys/stat.h>
 

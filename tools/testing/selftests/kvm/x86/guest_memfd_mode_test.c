@@ -20,8 +20,8 @@ FIXTURE(mode) {
 FIXTURE_SETUP(mode)
 {
 	/*
-	 * The parameter doesn't exist if the kernel supports only one mode, with
-	 * or without per-VM tracking.  The capability indicates which one.
+	 * The parameter doesn't exist if the kernel supports only one mode,
+	 * with or without per-VM tracking.  The capability indicates which one.
 	 */
 	self->choice = !access(PARAM_FILE, R_OK);
 	if (self->choice)

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
  * Test how a guest_memfd and its conversions can be observed: in
- * /proc/<pid>/fdinfo/<fd>, in the VM's binary statistics, and with the tracepoint
- * kvm:kvm_gmem_convert.
+ * /proc/<pid>/fdinfo/<fd>, in the VM's binary statistics, and with the
+ * tracepoint kvm:kvm_gmem_convert.
  */
 #include <sys/stat.h>
 

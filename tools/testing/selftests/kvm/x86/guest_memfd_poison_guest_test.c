@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Test that guests can't access poisoned pages of a guest_memfd, whether private
- * or shared, and that a VMM can replace them.
+ * Test that guests can't access poisoned pages of a guest_memfd, whether
+ * private or shared, and that a VMM can replace them.
  */
 #include <sys/prctl.h>
 
@@ -134,8 +134,8 @@ TEST_MEMORIES(first_touch)
 }
 
 /*
- * Freed pages go to a per-CPU list first, which is drained when the next page of
- * the same zone is unpoisoned.  Hence expect most of them to be free.
+ * Freed pages go to a per-CPU list first, which is drained when the next page
+ * of the same zone is unpoisoned.  Hence expect most of them to be free.
  */
 TEST_MEMORIES(free_pages)
 {
@@ -227,8 +227,8 @@ TEST_MEMORIES(fault_in_flight)
 }
 
 /*
- * The guest's mapping goes away in the middle of memory_failure(), which must not
- * find more users than before when it checks a moment later.
+ * The guest's mapping goes away in the middle of memory_failure(), which must
+ * not find more users than before when it checks a moment later.
  */
 TEST_MEMORIES(page_being_read)
 {

@@ -163,8 +163,8 @@ static void *convert_all(void *arg)
 }
 
 /*
- * The error strikes the page that the conversion waits for, or another one.  On a
- * busy machine, it may strike after the conversion has given up.
+ * The error strikes the page that the conversion waits for, or another one.  On
+ * a busy machine, it may strike after the conversion has given up.
  */
 TEST_F(poison, error_during_wait)
 {
@@ -299,8 +299,9 @@ TEST_F_TIMEOUT(poison, error_during_conversions, 180)
 		workers_start(workers, ARRAY_SIZE(workers));
 		usleep(i * 100);
 		/*
-		 * If another task holds a reference at that moment, memory_failure()
-		 * reports the page as busy although it has handled the error.
+		 * If another task holds a reference at that moment,
+		 * memory_failure() reports the page as busy although it has
+		 * handled the error.
 		 */
 		r = hwpoison_inject(pfn);
 		ASSERT_TRUE(!r || r == -EBUSY);

@@ -13,10 +13,10 @@
 #define NR_VCPUS	2
 
 /*
- * If present, these pages take long enough to convert that the conversion can be
- * interrupted, or waited for.  Waiters don't map them: a process that dies has to
- * wait for i_mmap_rwsem while another unmaps pages of a file that both have
- * mapped, which isn't tested here.
+ * If present, these pages take long enough to convert that the conversion can
+ * be interrupted, or waited for.  Waiters don't map them: a process that dies
+ * has to wait for i_mmap_rwsem while another unmaps pages of a file that both
+ * have mapped, which isn't tested here.
  */
 #define BIG_PAGES	65536
 #define BIG_SIZE	(BIG_PAGES * PAGE_SIZE)
@@ -359,8 +359,8 @@ static u64 time_conversion(int fd)
 }
 
 /*
- * A task that is killed doesn't check the rest of the range.  The timing depends
- * on the load of the CPUs, so try several times.
+ * A task that is killed doesn't check the rest of the range.  The timing
+ * depends on the load of the CPUs, so try several times.
  */
 TEST_F_TIMEOUT(signal, sigkill_check, 120)
 {
@@ -399,9 +399,9 @@ TEST_F_TIMEOUT(signal, sigkill_check, 120)
 
 /*
  * Send a signal to the waiter in the middle of a conversion.  @whole_ms is the
- * expected duration; it is updated to the actual one.  Return the time until the
- * signal took effect, as a percentage of the rest of the conversion; -1 if the
- * waiter didn't have to wait.
+ * expected duration; it is updated to the actual one.  Return the time until
+ * the signal took effect, as a percentage of the rest of the conversion; -1 if
+ * the waiter didn't have to wait.
  */
 static int signal_in_the_middle(u64 *whole_ms, int sig)
 {

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Test that nothing gets stuck if users of guest_memfd's locks run concurrently,
- * on the same few pages: faults by guests and by the host, memory failures,
- * allocation, hole punching, conversions, and memslots that come and go.
+ * Test that nothing gets stuck if users of guest_memfd's locks run
+ * concurrently, on the same few pages: faults by guests and by the host, memory
+ * failures, allocation, hole punching, conversions, and memslots that come and
+ * go.
  *
  * Lockdep doesn't track folio locks, so a cycle that involves one shows up as a
  * hang: here, or in the kernel's hung task detector.

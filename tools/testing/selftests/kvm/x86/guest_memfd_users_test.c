@@ -398,9 +398,9 @@ TEST_F_TIMEOUT(transient, conversions, 7200)
 		worst = max_t(u64, worst, elapsed_ms(call));
 
 		/*
-		 * A fault in flight must not map a page that has become private.
-		 * Check only one page if faults are to be tested, as checking
-		 * maps it.
+		 * A fault in flight must not map a page that has become
+		 * private.  Check only one page if faults are to be tested, as
+		 * checking maps it.
 		 */
 		first = page + (variant->heavy ? round % nr : 0);
 		step = variant->heavy ? nr : 1;

@@ -2,8 +2,8 @@
 /*
  * Scaffolding for guest_memfd tests: a fresh VM for each case.
  *
- * To write a test, start from a small one, e.g. guest_memfd_busy_test.c: declare
- * the VM with GMEM_FIXTURE(name, number of pages), use it as g in each
+ * To write a test, start from a small one, e.g. guest_memfd_busy_test.c:
+ * declare the VM with GMEM_FIXTURE(name, number of pages), use it as g in each
  * TEST_F(), and end with GMEM_TEST_MAIN(reason to skip all cases, or NULL).
  */
 #ifndef SELFTEST_KVM_GMEM_TEST_H
@@ -77,8 +77,8 @@ do {									\
 } while (0)
 
 /*
- * Convert all memory to private while one page is pinned, and unpin it while KVM
- * is waiting.  Try several times, as a busy machine may unpin it too late.
+ * Convert all memory to private while one page is pinned, and unpin it while
+ * KVM is waiting.  Try several times, as a busy machine may unpin it too late.
  */
 static inline int convert_during_unpin(int page)
 {

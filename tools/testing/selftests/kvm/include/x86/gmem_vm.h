@@ -75,14 +75,15 @@ u64 gmem_read(struct gmem_vm *g, int page);
 u64 gmem_write(struct gmem_vm *g, int page, u64 value);
 
 /*
- * Like gmem_read(), but return the result of KVM_RUN, for accesses that can fail.
- * The guest doesn't repeat an access that failed.
+ * Like gmem_read(), but return the result of KVM_RUN, for accesses that can
+ * fail.  The guest doesn't repeat an access that failed.
  */
 int __gmem_read(struct gmem_vm *g, int page, u64 *value);
 
 /*
- * Like __gmem_read(), but in two steps, for accesses that need the VMM's help in
- * between: gmem_start_read() returns on any exit, gmem_continue() gets the value.
+ * Like __gmem_read(), but in two steps, for accesses that need the VMM's help
+ * in between: gmem_start_read() returns on any exit, gmem_continue() gets the
+ * value.
  */
 int gmem_start_read(struct gmem_vm *g, int page);
 int gmem_continue(struct gmem_vm *g, u64 *value);
@@ -188,8 +189,8 @@ struct gmem_hammer {
 };
 
 /*
- * Start vCPUs that write and read at most the first GMEM_HAMMER_PAGES pages, but
- * not the first 8 bytes of each.  gmem_hammer_stop() waits for the vCPUs to
+ * Start vCPUs that write and read at most the first GMEM_HAMMER_PAGES pages,
+ * but not the first 8 bytes of each.  gmem_hammer_stop() waits for the vCPUs to
  * finish; if one doesn't, the test fails and dumps its state.
  */
 void gmem_hammer_start(struct gmem_vm *g, struct gmem_hammer *hammers, int nr,
