@@ -4,11 +4,12 @@
  * available, create a file, convert ranges of it, and find out what to do about
  * each error.  Just include this file; there is nothing to link with.
  *
- * It builds as C11, C++11 or later, and needs POSIX.1-2008, which the compiler
- * makes visible by default and with -D_GNU_SOURCE.  Any version of the kernel
- * headers will do: missing definitions are provided here.  Unless noted
- * otherwise, functions return 0 or a negative errno.  They keep no state, and
- * may be called from several threads concurrently.
+ * It builds as C11, C++11 or later, and needs POSIX.1-2008, which is visible by
+ * default, but with -std=c11 only if _GNU_SOURCE or _POSIX_C_SOURCE=200809L is
+ * defined.  Any version of the kernel headers will do: missing definitions are
+ * provided here.  Unless noted otherwise, functions return 0 or a negative
+ * errno.  They keep no state, and may be called from several threads
+ * concurrently.
  *
  * The ABI is specified in Documentation/virt/kvm/api.rst, and the duties of a
  * VMM in Documentation/virt/kvm/guest_memfd.rst.
@@ -475,7 +476,7 @@ struct gmem_fault {
 };
 
 /**
- * gmem_get_fault() - Read KVM_EXIT_MEMORY_FAULT from the vCPU's shared memory
+ * gmem_get_fault() - Read KVM_EXIT_MEMORY_FAULT from a vCPU's struct kvm_run
  * @run: of a vCPU whose KVM_RUN has just failed with EFAULT or EHWPOISON, with
  *	 exit_reason KVM_EXIT_MEMORY_FAULT
  *

@@ -131,7 +131,8 @@ kernel_build()
 	hold build
 	say "Building the kernel $KERNEL"
 	if [ ! -e "$OUT" ]; then
-		need_disk "$BUILD" 4000 "the kernel build"
+		# The kernel `stock` needs a second tree as well.
+		need_disk "$BUILD" "$([ -e "$KTREE" ] && echo 1000 || echo 3000)" "the kernel build"
 		if [ "$KERNEL" != "$KARCH" ]; then
 			[ -e "$(arch_out)" ] ||
 				die "the kernel $KERNEL starts as a copy of $KARCH; build that first: wb build $KARCH $KERNEL"

@@ -69,8 +69,8 @@ part_knows()
 	tgit grep -q "$text" HEAD -- "$@"
 }
 
-# part_tests: print the table `tests` without machines and tests that do not exist yet at the end of the part, and
-# without tests of programs that are not selftests.
+# part_tests: print the table `tests` without tests that do not exist yet at the end of the part, machines whose
+# parameters do not, machines of other kernels than x86_64, and tests of programs that are not selftests.
 part_tests()
 {
 	local kind name rest

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
 #
-# awk -f survived.awk CONFIG FRAGMENTS: fail and list the options, if any that the fragments ask for differ in CONFIG.
-# A later line of the fragments overrides an earlier one.
+# awk -f survived.awk CONFIG FRAGMENTS: list the options that the fragments ask for but that differ in CONFIG, and fail
+# if there are any. A later line of the fragments overrides an earlier one.
 
 /^CONFIG_/ {
 	name = $0

@@ -16,7 +16,7 @@
 #define LEAF_PAGES	KVM_GMEM_ATTRS_LEAF_PAGES
 /* A full node of the level above the leaves. */
 #define NODE_PAGES	(LEAF_PAGES * KVM_GMEM_ATTRS_NR_SLOTS)
-/* The most pages that fit into a file, given the largest loff_t. */
+/* No file has more pages than this, as its size is a loff_t. */
 #define HUGE_PAGES	BIT(63 - PAGE_SHIFT)
 /*
  * An update has two edges, each of which needs at most one node on each of the
@@ -279,7 +279,7 @@ static void attrs_test_random_range(struct attrs_test *t, unsigned int *first,
 	*first = attrs_test_random(t, t->nr);
 	*last = min(*first + len, t->nr) - 1;
 
-	/* Only whole leaves can be merged with others. */
+	/* Cover whole leaves, too, which an update detaches. */
 	if (!attrs_test_random(t, 4)) {
 		*first -= min((t->base + *first) % LEAF_PAGES, *first);
 		*last = min(((t->base + *last) | (LEAF_PAGES - 1)) - t->base, t->nr - 1);

@@ -8,9 +8,9 @@
  * created in the meantime.  Each line is accurate when it is generated, but
  * memory can change before the next one.
  *
- * debugfs waits for readers before it removes a file, and removing it is the
- * first step of destroying a VM.  Thus the VM exists while its map is being
- * read, but a map that is merely open does not keep the VM alive.
+ * debugfs waits for readers before it removes a file, and destroying a VM
+ * removes it before anything that readers use.  Thus the VM exists while its
+ * map is being read, but a map that is merely open does not keep the VM alive.
  */
 #include <linux/debugfs.h>
 #include <linux/kvm_host.h>

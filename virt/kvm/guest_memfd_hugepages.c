@@ -341,8 +341,8 @@ void kvm_gmem_split_edges(struct inode *inode, pgoff_t start, pgoff_t end)
 #ifdef CONFIG_HAVE_KVM_ARCH_GMEM_RECLAIM
 /*
  * Release the whole chunk that begins with @folio in one go, if all of it
- * becomes shared.  Return the number of pages released, or 0 if the caller has
- * to release them one by one.
+ * becomes shared.  Return the number of pages released, 0 if the caller has to
+ * release them one by one, or a negative errno.
  */
 int kvm_gmem_reclaim_chunk(struct inode *inode, struct folio *folio, pgoff_t last)
 {

@@ -9,7 +9,7 @@
  * are in ns, from one and the same monotonic clock.
  *
  * @page has been in use by the same users for @page_ns.  @total_ns is the time
- * waited for all pages.  @moved is set if @page is not the first page waited
+ * waited for all pages.  @moved is set once more than one page has been waited
  * for.
  *
  * @last_look is the time up to which waiting has been counted.  @turn_since is

@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Test guest_memfd's use of the hooks for confidential VMs without hardware.
+ * Test, without hardware, how guest_memfd uses the hooks for confidential VMs.
  *
- * Emulate SNP's RMP: assign private pages of a software-protected VM to the guest
- * when it first maps them, and require their release before the host touches
- * them again.  Each hook checks that it is called when hardware would need it to
- * be, and can be made to fail.
+ * Emulate SNP's RMP: assign private pages of a software-protected VM to the
+ * guest when it first maps them, and require their release before the host
+ * touches them again.  Warn if a hook is called when hardware would not allow
+ * it, or if a call that hardware needs is missing.  Assigning, releasing and
+ * zapping pages can be made to fail.
  */
 #include <linux/debugfs.h>
 #include <linux/fault-inject.h>

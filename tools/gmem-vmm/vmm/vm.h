@@ -12,7 +12,7 @@
 
 enum on_busy {
 	BUSY_RETRY,	/* repeat the request until no page is in use */
-	BUSY_FAIL,	/* report -EAGAIN, for vm_ops.after() to stop the VM */
+	BUSY_FAIL,	/* refuse the request; vm_ops.after() may stop the VM */
 };
 
 struct vm;

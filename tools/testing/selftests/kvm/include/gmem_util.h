@@ -54,9 +54,9 @@ bool try_write(u64 *hva, u64 value);
 bool try_poison(u64 *hva);
 
 /*
- * Return the nth of the CPUs that the process was allowed to run on when it was
- * started, or the last one if there are fewer.  Emulated machines may reserve
- * CPUs for tasks that don't run VMs.
+ * Return the nth, counting from 0, of the CPUs that the process was allowed to
+ * run on when it was started, or the last one if there are fewer.  Emulated
+ * machines may reserve CPUs for tasks that don't run VMs.
  */
 int nth_cpu(int n);
 int nr_cpus(void);

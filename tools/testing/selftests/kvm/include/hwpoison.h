@@ -36,7 +36,10 @@ u64 hwpoison_lost_memory(void);
 /* Return the KPF_* flags of a page, see linux/kernel-page-flags.h. */
 u64 hwpoison_page_flags(u64 pfn);
 
-/* Return the pfn mapped at an address of this process, or 0 if there is none. */
+/*
+ * Return the pfn mapped at an address of this process, or 0 if there is none;
+ * needs CAP_SYS_ADMIN.
+ */
 u64 hwpoison_mapped_pfn(const void *hva);
 
 /*

@@ -56,7 +56,7 @@ static int hwpoison_unpoison(u64 pfn)
 {
 	int tries, r = -EBUSY;
 
-	/* Others may briefly hold references, see Documentation/mm/hwpoison.rst. */
+	/* Unpoisoning fails while others hold references, e.g. for a moment. */
 	for (tries = 0; r == -EBUSY && tries < 50; tries++) {
 		if (tries)
 			usleep(10000);

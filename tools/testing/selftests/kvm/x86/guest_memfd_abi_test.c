@@ -193,8 +193,9 @@ TEST_F(abi, other_ioctls)
 	}
 	ASSERT_TRUE(gmem_host_can_access(g, 0, NR_PAGES));
 
-	ASSERT_NE(0, do_ioctl(g->vm->kvm_fd, KVM_SET_MEMORY_ATTRIBUTES2, NULL));
-	ASSERT_NE(0, do_ioctl(g->vcpu->fd, KVM_SET_MEMORY_ATTRIBUTES2, NULL));
+	ASSERT_EQ(EINVAL, do_ioctl(g->vm->kvm_fd, KVM_SET_MEMORY_ATTRIBUTES2, NULL));
+	ASSERT_EQ(ENOTTY, do_ioctl(g->vm->fd, KVM_SET_MEMORY_ATTRIBUTES2, NULL));
+	ASSERT_EQ(EINVAL, do_ioctl(g->vcpu->fd, KVM_SET_MEMORY_ATTRIBUTES2, NULL));
 }
 
 TEST_F(abi, inaccessible_struct)
@@ -246,7 +247,10 @@ TEST_F(abi, invalid_fields)
 		{ DATA_SIZE - PAGE_SIZE, 2 * PAGE_SIZE },
 		{ DATA_SIZE + PAGE_SIZE, PAGE_SIZE }, { 1ull << 45, PAGE_SIZE },
 		{ 0, 1ull << 63 }, { 1ull << 63, PAGE_SIZE },
-		/* These wrap around, to the start of the file or into it. */
+		/*
+		 * All of these but { 0, -1ull } wrap around, to the start of
+		 * the file or into it.
+		 */
 		{ -PAGE_SIZE, PAGE_SIZE }, { -PAGE_SIZE, 2 * PAGE_SIZE },
 		{ 1ull << 63, 1ull << 63 }, { PAGE_SIZE, -PAGE_SIZE },
 		{ 2 * PAGE_SIZE, -PAGE_SIZE }, { -1ull, PAGE_SIZE },
@@ -347,7 +351,8 @@ TEST_F(abi, busy_page)
 
 /*
  * The struct may be in the memory to be converted, as long as that is shared:
- * even in the very page that is in use, which KVM unmaps before it checks that.
+ * even in the very page that is in use, which KVM unmaps before it writes
+ * error_offset.
  */
 TEST_F(abi, struct_in_the_file)
 {

@@ -41,7 +41,8 @@ TEST_F_TIMEOUT(busy, longterm_pin_among_transient, 120)
 
 /*
  * A VMM that unpins 16 pages one by one, following error_offset, should be done
- * within two seconds.  On slow machines, allow half a second for each page.
+ * within two seconds.  As machines can be slow, only require that most of the
+ * pages are reported within half a second each.
  */
 TEST_F_TIMEOUT(busy, pins_dropped_one_by_one, 120)
 {

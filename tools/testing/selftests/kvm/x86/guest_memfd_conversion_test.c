@@ -115,7 +115,7 @@ TEST_F(conversion, one_zap_and_flush)
 	}
 }
 
-/* Pages in the range that don't change stay mapped in the guest. */
+/* Unchanged pages at either end of the range stay mapped in the guest. */
 TEST_F(conversion, unchanged_pages)
 {
 	const int first = 2, nr = 3, end = first + nr;

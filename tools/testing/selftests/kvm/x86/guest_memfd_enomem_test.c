@@ -14,8 +14,8 @@
 #include "cgroup_util.h"
 
 /*
- * KVM needs memory if a run of LEAF_PAGES is no longer uniform.  Test pages on
- * either side of the end of such a run.
+ * KVM needs memory if an aligned run of LEAF_PAGES is no longer uniform.  Test
+ * pages on either side of the end of such a run.
  */
 #define LEAF_PAGES	4096
 #define NR_LOOKED_AT	256
@@ -196,7 +196,7 @@ TEST_F(alloc, creation)
 
 #define NR_FRAGMENTS	20000
 #define FILE_SIZE	((NR_FRAGMENTS + 1) * GMEM_FRAGMENT_SIZE)
-/* CPUs charge some pages in advance, and slabs contain more objects. */
+/* CPUs charge some pages in advance, and slabs contain other objects, too. */
 #define SLACK		((long)SZ_1M)
 #define GONE_MS		10000
 #define LIMIT		(8 * SLACK)

@@ -71,6 +71,7 @@ TEST_F(file, huge_memslot)
 	start = time_now();
 	for (i = 0; i < 50; i++) {
 		gmem_set_private(fd, 0, size);
+		ASSERT_EQ(size, gmem_read_fdinfo(getpid(), fd).private);
 		gmem_set_shared(fd, 0, size);
 		ASSERT_EQ(1, mem[0]);
 		ASSERT_EQ(2, mem[size - 1]);
@@ -260,6 +261,9 @@ TEST_F(file, numa_policy)
 	}
 
 	for (round = 0; round < 2; round++) {
+		/* In the second round, the host allocates half of the pages. */
+		for (i = 0; round && i < NR_PAGES / 2; i++)
+			*gmem_hva(g, i) = 1;
 		gmem_make_private(g, 0, NR_PAGES);
 		for (i = 0; i < NR_PAGES; i++)
 			gmem_write(g, i, 0x100 + i);
@@ -274,7 +278,7 @@ TEST_F(file, numa_policy)
 	}
 }
 
-/* Any descriptor works, in any process, even after the VM is gone. */
+/* Any descriptor works, in any process, even if that of the VM is closed. */
 TEST_F(file, other_descriptors)
 {
 	struct gmem_vm other;

@@ -52,7 +52,7 @@ static void write_knob(const char *hook, const char *knob, int value)
 	TEST_ASSERT(!r, "Cannot write %s, error: %d", path, r);
 }
 
-/* Make one call of a hook fail, after @nr_before others. */
+/* Make a hook fail once, after @nr_before pages (fail_zap: ranges). */
 static void inject(const char *hook, int nr_before)
 {
 	write_knob(hook, "verbose", 0);
@@ -489,7 +489,7 @@ static void wait_for_chunk(int nr_before)
 	}
 }
 
-/* Two vCPUs touch different pages of a chunk at the same time. */
+/* Two vCPUs touch the pages of a chunk, independently of each other. */
 TEST_F_TIMEOUT(chunk, order_under_load, CHUNK_TIMEOUT)
 {
 	struct gmem_hammer hammers[2];

@@ -82,10 +82,10 @@ TEST_F(huge, parameter_is_sampled)
 	gmem_vm_free(&other);
 }
 
-/* The policy of the page that is touched applies to the whole chunk. */
+/* The policy of the page that is accessed first applies to the whole chunk. */
 TEST_F(huge, numa_bind)
 {
-	unsigned long mask;
+	unsigned long mask, other;
 	int node, page;
 
 	if (!is_multi_numa_node_system())
@@ -93,8 +93,11 @@ TEST_F(huge, numa_bind)
 
 	for (node = 1; node >= 0; node--) {
 		mask = BIT(node);
+		other = BIT(!node);
 		page = node * GMEM_CHUNK_PAGES;
-		kvm_mbind(gmem_hva(g, page), SZ_2M, MPOL_BIND, &mask, 8, 0);
+		kvm_mbind(gmem_hva(g, page), SZ_2M, MPOL_BIND, &other, 8, 0);
+		page += 7;
+		kvm_mbind(gmem_hva(g, page), PAGE_SIZE, MPOL_BIND, &mask, 8, 0);
 		gmem_write(g, page, 1);
 	}
 	ASSERT_EQ(2, gmem_read_fdinfo(getpid(), g->fd).chunks);
@@ -102,7 +105,7 @@ TEST_F(huge, numa_bind)
 		TEST_ASSERT_EQ(page_node(gmem_hva(g, page)), page / GMEM_CHUNK_PAGES);
 }
 
-/* Without contiguous memory, single pages are allocated, with no retries for them. */
+/* Without contiguous memory, pages are allocated one by one. */
 TEST_F(huge, no_contiguous_memory)
 {
 	if (fail_large_allocations(true))
@@ -118,8 +121,9 @@ TEST_F(huge, no_contiguous_memory)
 }
 
 /*
- * Fail all allocations for a chunk except the first n, for all n.  Afterwards,
- * either the whole chunk, the requested page, or nothing must be allocated.
+ * Fail all slab allocations for a chunk except the first n, for all n.
+ * Afterwards, either the whole chunk, the requested page, or nothing must be
+ * allocated.
  */
 TEST_F_TIMEOUT(huge, allocation_fails, 300)
 {
@@ -179,13 +183,14 @@ TEST_F(huge, memcg_limit)
 	EXPECT_EQ(0, r);
 	EXPECT_EQ(1, gmem_read_fdinfo(getpid(), g->fd).allocated);
 	EXPECT_EQ(0, cg_read_key_long(cgroup, "memory.events", "oom_kill "));
-	EXPECT_GT(SZ_1M / 2, cg_read_long(cgroup, "memory.current"));
+	/* CPUs charge some pages in advance. */
+	EXPECT_GT(SZ_1M * 3 / 4, cg_read_long(cgroup, "memory.current"));
 	gmem_punch_hole(g, 0, NR_PAGES);
 	EXPECT_EQ(0, cg_destroy(cgroup));
 	free(cgroup);
 }
 
-/* A conversion doesn't need memory to split the guest's huge mappings. */
+/* A conversion succeeds even if there is no memory to split a huge mapping. */
 TEST_F(huge, split_fails)
 {
 	int fail_nth = fail_nth_open(), nth, r, nr_unsplit = 0;
@@ -217,7 +222,7 @@ TEST_F(huge, split_fails)
 		ASSERT_EQ(gmem_pattern(PAGE), *gmem_hva(g, PAGE));
 	}
 	close(fail_nth);
-	TH_LOG("%d allocations, %d without a split", nth, nr_unsplit);
+	TH_LOG("%d allocations, %d without a split", nth - 2, nr_unsplit);
 	ASSERT_LT(0, nr_unsplit);
 }
 

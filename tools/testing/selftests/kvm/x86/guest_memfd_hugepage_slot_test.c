@@ -58,7 +58,10 @@ static void guest_follow(u64 id)
 			else if (value != NOTHING)
 				GUEST_ASSERT(can_be_at(i, value));
 
-			/* Write the same value for all offsets of the slot. */
+			/*
+			 * The value must not depend on the slot's offset, which
+			 * is a multiple of 256.
+			 */
 			WRITE_ONCE(p[1 + id], 1 + i % 256);
 			nr_pages[id]++;
 		}
@@ -155,7 +158,7 @@ static void start_vcpus(struct kvm_vm *vm, void *code, struct kvm_vcpu **vcpus,
 	}
 }
 
-/* Return the errno of a vCPU that has failed. */
+/* Return the errno of a vCPU that has failed, or 0. */
 static int stop_vcpus(struct kvm_vm *vm, pthread_t *threads)
 {
 	int i, err = 0;
@@ -352,7 +355,7 @@ TEST_F_TIMEOUT(huge, nested, 600)
 	ASSERT_EQ(gmem_pattern(PAGE), l2_read(vcpu, PAGE));
 	ASSERT_EQ(NR_CHUNKS + 1, nr_huge(self));
 
-	/* Neither the guest nor the nested guest keeps a huge page. */
+	/* Neither guest nor nested guest keeps the huge page of this chunk. */
 	convert(g, PAGE, 1, 0);
 	ASSERT_EQ(NR_CHUNKS - 1, nr_huge(self));
 	*gmem_hva(g, PAGE) = 0x1111;

@@ -45,7 +45,7 @@ TEST_F(huge, populate_private)
 	populate(_metadata, self);
 }
 
-/* References held by LRU caches must not make pages busy, either. */
+/* References held by LRU caches must not make the conversion fail. */
 TEST_F(huge, populate_by_host)
 {
 	int i;
@@ -109,7 +109,7 @@ TEST_F(huge, one_page_to_private)
 	one_page(_metadata, self, 0, PRIVATE);
 }
 
-/* From the middle of one chunk into the middle of another. */
+/* Convert the end of a chunk, all of the next, and the beginning of a third. */
 TEST_F(huge, range_to_shared)
 {
 	u64 faults;
@@ -229,6 +229,7 @@ TEST_F(huge, poison_one_page)
 	gmem_punch_hole(g, GMEM_CHUNK_PAGES, GMEM_CHUNK_PAGES);
 	ASSERT_EQ(0, gmem_read(g, PAGE));
 	ASSERT_EQ(NR_CHUNKS, nr_huge(self));
+	ASSERT_EQ(0, hwpoison_unpoison_all());
 }
 
 /* Have the host touch shared memory after a conversion. */
@@ -297,7 +298,7 @@ struct ordinary {
 	u64 pages_2m;
 };
 
-/* Create an ordinary VM and a file, but no memslot yet. */
+/* Create an ordinary VM and a file, but no memslot for the file yet. */
 static void ordinary_create(struct ordinary *o, void *code, u64 file_pages)
 {
 	bool on = gmem_hugepages();
@@ -354,7 +355,7 @@ TEST_F(ordinary, shuffled)
 	ordinary_free(&o, GMEM_CHUNK_PAGES);
 }
 
-/* Shadow paging uses huge pages, too, if the guest does. */
+/* If the guest's own page tables use a huge page, so does KVM. */
 TEST_F(ordinary, mapped_huge_by_guest)
 {
 	struct ordinary o;
@@ -371,8 +372,9 @@ TEST_F(ordinary, mapped_huge_by_guest)
 }
 
 /*
- * Access all pages of a memslot with @nr pages, at @gfn in the guest and @pgoff
- * in the file.  Return the number of chunks that KVM maps with huge pages.
+ * Access all pages of a memslot with @nr pages, @gfn pages after GMEM_GPA in
+ * the guest and at @pgoff in the file.  Return the number of chunks that KVM
+ * maps with huge pages.
  */
 static int run_in_slot(int gfn, int pgoff, int nr, int file_pages)
 {
@@ -430,10 +432,6 @@ TEST(ordinary_vm_of_private_file)
 		gmem_set_hugepages(true);
 		__gmem_vm_create(&g, KVM_X86_DEFAULT_VM, flags[i], NR_PAGES);
 		gmem_set_hugepages(on);
-
-		/* Files that can't be mapped don't provide shared memory. */
-		if (!flags[i])
-			ASSERT_EQ(0, madvise(g.mem, NR_PAGES * PAGE_SIZE, MADV_HUGEPAGE));
 
 		pages_2m = vm_get_stat(g.vm, pages_2m);
 		gmem_fill(&g, PAGE, 3);

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Test both modes of tracking private memory, i.e. guest_memfd's in-place
- * conversion (kvm.gmem_in_place_conversion) on and off, for VMs of any type.
+ * Test either mode of tracking private memory, i.e. whether guest_memfd's
+ * in-place conversion (kvm.gmem_in_place_conversion) is on or off, for VMs with
+ * and without private memory.
  */
 #include <sys/stat.h>
 
@@ -20,8 +21,8 @@ FIXTURE(mode) {
 FIXTURE_SETUP(mode)
 {
 	/*
-	 * The parameter doesn't exist if the kernel supports only one mode,
-	 * with or without per-VM tracking.  The capability indicates which one.
+	 * The parameter doesn't exist if the kernel supports only one of the
+	 * modes.  The capability indicates which one.
 	 */
 	self->choice = !access(PARAM_FILE, R_OK);
 	if (self->choice)
@@ -96,7 +97,10 @@ TEST_F(mode, vm_ioctl)
 	kvm_vm_free(vm);
 }
 
-/* KVM checks first that the feature is on, then the VM type, then the request. */
+/*
+ * Without in-place conversion, there is no such ioctl.  With it, the struct
+ * must be readable, and the VM must have private memory.
+ */
 TEST_F(mode, file_ioctl)
 {
 	struct gmem_vm file;
@@ -229,7 +233,10 @@ static void *punch_all_but_first(void *arg)
 	return NULL;
 }
 
-/* Without in-place conversion, a fault doesn't wait for a hole elsewhere. */
+/*
+ * Without in-place conversion, a fault doesn't wait while a hole is punched
+ * elsewhere in the file.
+ */
 TEST_F_TIMEOUT(mode, fault_beside_hole, 300)
 {
 	const u64 size = (HOLE_PAGES + 1) * PAGE_SIZE;

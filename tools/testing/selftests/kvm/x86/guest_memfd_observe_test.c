@@ -357,7 +357,7 @@ static bool look(u64 n)
 	return true;
 }
 
-/* Reading fdinfo doesn't disturb conversions, and the values are consistent. */
+/* Reading fdinfo doesn't disturb conversions, and no value is out of bounds. */
 TEST_F(observe, racing_fdinfo)
 {
 	struct worker looker = { "look", look };

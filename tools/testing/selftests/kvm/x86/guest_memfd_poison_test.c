@@ -232,7 +232,7 @@ TEST_F(poison, punched_hole)
 	ASSERT_EQ(0, *gmem_hva(g, BAD));
 }
 
-/* The exit reports the attribute of the page, whose file offset isn't its gfn. */
+/* The page's offset in the file differs from that in the memslot. */
 TEST_F(poison, exit_with_slot_offset)
 {
 	const int half = NR_PAGES / 2;

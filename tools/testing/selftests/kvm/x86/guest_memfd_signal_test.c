@@ -401,7 +401,7 @@ TEST_F_TIMEOUT(signal, sigkill_check, 120)
  * Send a signal to the waiter in the middle of a conversion.  @whole_ms is the
  * expected duration; it is updated to the actual one.  Return the time until
  * the signal took effect, as a percentage of the rest of the conversion; -1 if
- * the waiter didn't have to wait.
+ * the waiter didn't have to wait, or if the signal was sent too late to tell.
  */
 static int signal_in_the_middle(u64 *whole_ms, int sig)
 {
@@ -430,7 +430,7 @@ static int signal_in_the_middle(u64 *whole_ms, int sig)
 
 	*whole_ms = ms_between(c.start, c.end);
 	left = ms_between(sent, c.end);
-	if (returned || left < (s64)*whole_ms / 4)
+	if (returned || left <= (s64)*whole_ms / 4)
 		return -1;
 	return ms_between(sent, seen) * 100 / left;
 }

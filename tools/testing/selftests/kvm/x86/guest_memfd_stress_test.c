@@ -18,7 +18,7 @@
 /* Each memory failure costs a page if it can't be unpoisoned. */
 #define MAX_FAILURES	2048
 /* Far longer than any single operation takes, even in emulation. */
-#define HANG_SECONDS	30
+#define HANG_SECONDS	10
 
 static int nr_seconds = 20;
 static int nr_failures;
@@ -112,8 +112,14 @@ static bool count_failure(bool failed)
 static bool do_fail_mapped(u64 n)
 {
 	u64 *hva = gmem_hva(g, kvm_random_u32(thread_rng()) % NR_PAGES);
+	u64 pfn = hwpoison_mapped_pfn(hva);
 
-	return may_fail() && count_failure(try_poison(hva));
+	if (!may_fail() || !count_failure(try_poison(hva)))
+		return false;
+
+	if (pfn)
+		hwpoison_remember(pfn);
+	return true;
 }
 
 /*
@@ -131,7 +137,7 @@ static bool do_fail_pfn(u64 n)
 
 	pfn = hwpoison_mapped_pfn(gmem_hva(g, page));
 	if (!pfn) {
-		/* The page is private or poisoned.  Replace it in the latter case. */
+		/* Private, poisoned, or just unmapped: replace it anyway. */
 		gmem_punch_hole(g, page, 1);
 		madvise(gmem_hva(g, page), PAGE_SIZE, MADV_DONTNEED);
 		madvise(gmem_hva(g, page), PAGE_SIZE, MADV_POPULATE_WRITE);

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
  * Test conversion of guest_memfd memory to private while the host briefly uses
- * pages, and while memory management operates on its mappings in every possible
- * way.  That must neither make a conversion fail, nor make private memory
- * accessible.
+ * pages, and while memory management operates on the host's mappings and on the
+ * pages themselves.  That must neither make a conversion fail, nor make private
+ * memory accessible.
  *
  * usage: guest_memfd_users_test [harness options] [rounds]
  *
@@ -87,7 +87,7 @@ static bool host_splice(u64 n)
 	return gmem_splice(g, n % (NR_PAGES - nr_pin + 1), nr_pin, hold_us);
 }
 
-/* Look pages up by their frame number, as LRU walkers do. */
+/* Look pages up by their frame number, as compaction and DAMON do. */
 static bool host_mark_idle(u64 n)
 {
 	static __thread int idle = -1;
@@ -129,11 +129,12 @@ static void touch_all(char *mem)
 		try_read((u64 *)(mem + i * PAGE_SIZE), &value);
 }
 
-/* Move a mapping, which leaves a hole, or let it grow. */
+/* Move the pages of a mapping to a new one, or else let it grow. */
 static bool remap(u64 n)
 {
 	char *mem = mmap(NULL, DATA_SIZE, PROT_READ | PROT_WRITE, MAP_SHARED,
 			 g->fd, 0);
+	size_t size = DATA_SIZE;
 	char *moved;
 
 	if (mem == MAP_FAILED)
@@ -141,17 +142,18 @@ static bool remap(u64 n)
 
 	touch_all(mem);
 	moved = mremap(mem, DATA_SIZE, DATA_SIZE, MREMAP_MAYMOVE | MREMAP_DONTUNMAP);
-	if (moved == MAP_FAILED) {
-		moved = mremap(mem, DATA_SIZE, 2 * DATA_SIZE, MREMAP_MAYMOVE);
-	} else {
+	if (moved != MAP_FAILED) {
 		touch_all(moved);
 		munmap(mem, DATA_SIZE);
+	} else {
+		size = 2 * DATA_SIZE;
+		moved = mremap(mem, DATA_SIZE, size, MREMAP_MAYMOVE);
+		if (moved == MAP_FAILED)
+			return false;
 	}
-	if (moved == MAP_FAILED)
-		return false;
 
 	touch_all(moved);
-	return !munmap(moved, 2 * DATA_SIZE);
+	return !munmap(moved, size);
 }
 
 static bool fork_child(u64 n)
@@ -165,7 +167,7 @@ static bool fork_child(u64 n)
 	return pid > 0 && waitpid(pid, NULL, 0) == pid;
 }
 
-/* Move pages between nodes.  They don't migrate, but are taken off their LRU. */
+/* Try to move pages between nodes.  They stay, but are taken off their LRU. */
 static bool migrate(u64 n)
 {
 	int nodes[NR_PAGES], status[NR_PAGES], i;
@@ -270,7 +272,7 @@ static void convert_first(void)
 	TEST_ASSERT(!r, __KVM_SYSCALL_ERROR("sched_setscheduler()", r));
 }
 
-/* Use a word that hammers don't touch, like the first one. */
+/* Use a word that is written by neither hammers nor host_touch(). */
 static u64 *last_word(int page)
 {
 	return gmem_hva(g, page + 1) - 1;

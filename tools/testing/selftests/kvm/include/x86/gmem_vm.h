@@ -51,8 +51,9 @@ void gmem_set_hugepages(bool on);
 void gmem_vm_create_huge(struct gmem_vm *g, int nr_pages);
 
 /*
- * Create a VM of a given type, and a guest_memfd with flags that fit the type.
- * If the host can't map the file, @mem is unrelated anonymous memory.
+ * Create a VM of a given type, and a guest_memfd with @flags, which must be
+ * valid for the type.  If the host can't map the file, @mem is unrelated
+ * anonymous memory.
  */
 void __gmem_vm_create(struct gmem_vm *g, unsigned long type, u64 flags,
 		      int nr_pages);
@@ -136,13 +137,17 @@ u64 gmem_host_pfn(struct gmem_vm *g, int page);
 
 /*
  * Take a long-term pin on pages of a mapping.  Return a file descriptor that
- * unpins them when it is closed, or -errno.
+ * unpins them when it is closed.  On failure, __gmem_pin() returns -errno, and
+ * gmem_pin() fails the test.
  */
 int __gmem_pin(struct gmem_vm *g, int page, int nr);
 int gmem_pin(struct gmem_vm *g, int page, int nr);
 bool gmem_can_pin(void);
 
-/* Pin pages for @us, as direct I/O does, and read them.  Return true on success. */
+/*
+ * Hold references to pages for @us, as an I/O request does, and read them.
+ * Return true if that worked for at least one page.
+ */
 bool gmem_splice(struct gmem_vm *g, int page, int nr, int us);
 
 /*
@@ -189,9 +194,9 @@ struct gmem_hammer {
 };
 
 /*
- * Start vCPUs that write and read at most the first GMEM_HAMMER_PAGES pages,
- * but not the first 8 bytes of each.  gmem_hammer_stop() waits for the vCPUs to
- * finish; if one doesn't, the test fails and dumps its state.
+ * Start vCPUs that access at most the first GMEM_HAMMER_PAGES pages, but not
+ * the first 8 bytes of each.  gmem_hammer_stop() waits for the vCPUs to finish;
+ * if one doesn't, dump its state and fail the test.
  */
 void gmem_hammer_start(struct gmem_vm *g, struct gmem_hammer *hammers, int nr,
 		       enum gmem_hammer_mode mode);
