@@ -84,10 +84,10 @@ part_tests()
 			*)		continue ;;
 			esac
 			case $rest in
-			*gmem_*)	part_knows gmem_in_place_conversion virt/kvm || continue ;;
+			*gmem_*)	part_knows 'module_param.*(gmem_in_place_conversion' virt/kvm || continue ;;
 			esac
 			case $rest in
-			*gmem_hugepages*) part_knows gmem_hugepages virt/kvm || continue ;;
+			*gmem_hugepages*) part_knows 'module_param.*(gmem_hugepages' virt/kvm || continue ;;
 			esac ;;
 		test)
 			set -- $rest
@@ -106,7 +106,7 @@ part_build()
 	local configs
 
 	configs=$(kernel_fields "$KERNEL" | cut -d ' ' -f 5-)
-	part_knows KVM_GMEM_KUNIT_TEST virt/kvm/Kconfig || configs=${configs% series}
+	part_knows KVM_GMEM_KUNIT_TEST arch/x86/kvm/Kconfig || configs=${configs% series}
 	# shellcheck disable=SC2046 # a list of tests
 	kernel_make CONFIGS="$configs" kernel &&
 		kernel_make CONFIGS="$configs" selftests init TESTS="$(test_programs "$KARCH" | tr '\n' ' ')"

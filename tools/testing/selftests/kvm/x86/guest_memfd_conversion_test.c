@@ -92,14 +92,14 @@ TEST_F(conversion, pin_of_private_page)
 /* A conversion zaps and flushes once, for any number of pages, ranges and slots. */
 TEST_F(conversion, one_zap_and_flush)
 {
-	u64 attributes, flushes;
+	u64 attributes, flushes, fewest[2] = { -1, -1 };
 	int i, page, nr_changed;
 
 	gmem_set_slot(g, GMEM_SLOT, 0, 0, 0);
 	gmem_set_slot(g, GMEM_SLOT, 0, NR_PAGES / 2, 0);
 	gmem_set_slot(g, GMEM_SLOT + 1, NR_PAGES / 2, NR_PAGES / 2, NR_PAGES / 2);
 
-	for (i = 0; i < 4; i++) {
+	for (i = 0; i < 6; i++) {
 		attributes = i & 1 ? SHARED : PRIVATE;
 		nr_changed = NR_PAGES;
 		for (page = 1; page < NR_PAGES; page += 3) {
@@ -110,9 +110,13 @@ TEST_F(conversion, one_zap_and_flush)
 
 		flushes = vm_get_stat(g->vm, remote_tlb_flush_requests);
 		ASSERT_CONVERTED(0, NR_PAGES, attributes);
-		ASSERT_EQ(flushes + 1, vm_get_stat(g->vm, remote_tlb_flush_requests));
+		flushes = vm_get_stat(g->vm, remote_tlb_flush_requests) - flushes;
+		/* Memory management may flush for other memory of the VM. */
+		fewest[i & 1] = min(fewest[i & 1], flushes);
 		ASSERT_LE(nr_changed, gmem_count_faults(g, 0, NR_PAGES));
 	}
+	ASSERT_EQ(1, fewest[0]);
+	ASSERT_EQ(1, fewest[1]);
 }
 
 /* Unchanged pages at either end of the range stay mapped in the guest. */
