@@ -276,7 +276,7 @@ __u64 vm_measure(struct vm *vm, __u64 offset, __u64 size, __u64 attributes)
 	return time;
 }
 
-/* Convert all memory if private memory is tracked by the VM. */
+/* Convert all memory of a VM from vm_open_per_vm().  Return how long it took. */
 __u64 vm_set_attributes(struct vm *vm, __u64 attributes)
 {
 	struct kvm_memory_attributes attrs = {

@@ -35,7 +35,7 @@ struct gmem_guest_request {
 	__u64 pages_to_private, pages_to_shared;
 	__u64 peak;			/* pages that were private at the same time */
 	__u64 checked;			/* pages whose contents were checked in full */
-	__u64 blocks;			/* read and written */
+	__u64 blocks;			/* each write and each read counts */
 	__u64 refused;			/* conversions */
 	__u64 wrong;			/* pages whose contents have changed */
 };

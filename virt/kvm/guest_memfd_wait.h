@@ -9,8 +9,7 @@
  * are in ns, from one and the same monotonic clock.
  *
  * @page has been in use by the same users for @page_ns.  @total_ns is the time
- * waited for all pages.  @moved is set once more than one page has been waited
- * for.
+ * waited for all pages.  @moved is set as soon as a second page is waited for.
  *
  * @last_look is the time up to which waiting has been counted.  @turn_since is
  * when the current turn with or without the lock began, and @hold_looks counts
@@ -28,8 +27,9 @@ struct kvm_gmem_wait {
 };
 
 /*
- * Each drain of all CPUs' LRU caches moves @spent_until one interval further
- * into the future.
+ * @spent_until is when the budget will be full again.  Each drain of all CPUs'
+ * LRU caches moves it to one interval after its old value or the current time,
+ * whichever is later.
  */
 struct kvm_gmem_drain_budget {
 	u64 spent_until;
