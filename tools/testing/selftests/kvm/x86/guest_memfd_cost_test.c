@@ -21,7 +21,8 @@
 
 #define NR_FRAGMENTS	100000
 #define FRAGMENTED_SIZE	((NR_FRAGMENTS + 1) * GMEM_FRAGMENT_SIZE)
-/* The maximum wait of others, as a part of the time that the operation takes. */
+/* The maximum wait of others, also as a part of the time of the operation. */
+#define WAIT_MS		100
 #define WAIT_PERCENT	25
 
 GMEM_FIXTURE(cost, NR_PAGES)
@@ -273,10 +274,12 @@ static s64 watch_the_end(enum end end)
 /*
  * If the host preempts emulated CPUs, tasks have to wait even while nothing
  * happens, and even longer for a conversion.  Subtract twice the wait while
- * nothing happens.  Return the rest as a percentage of the operation's time.
+ * nothing happens.  Return the rest as a percentage of the operation's time,
+ * capped so that WAIT_PERCENT of it is at most WAIT_MS.
  */
 static u64 median_wait(enum end end)
 {
+	const u64 longest = WAIT_MS * 100 / WAIT_PERCENT;
 	u64 percent[3];
 	s64 quiet, busy;
 	int i;
@@ -284,7 +287,8 @@ static u64 median_wait(enum end end)
 	for (i = 0; i < ARRAY_SIZE(percent); i++) {
 		quiet = watch_the_end(NOTHING);
 		busy = watch_the_end(end);
-		percent[i] = max_t(s64, busy - 2 * quiet, 0) * 100 / max_t(u64, end_ms, 1);
+		percent[i] = max_t(s64, busy - 2 * quiet, 0) * 100 /
+			     clamp(end_ms, 1ul, longest);
 		ksft_print_msg("waited %ld of %lu ms, %ld ms while nothing happened\n",
 			       busy, end_ms, quiet);
 	}
