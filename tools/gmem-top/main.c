@@ -24,6 +24,7 @@
 #define READ_MS			100
 
 static volatile sig_atomic_t ended_by;
+static volatile sig_atomic_t resized;
 static bool screen;		/* redraw in place, on a terminal */
 static struct termios terminal;
 static bool raw;
@@ -42,8 +43,8 @@ static void usage(FILE *to)
 	      "  --json              write each report as a line of JSON\n"
 	      "  --help              this text\n"
 	      "\n"
-	      "On a terminal the report is redrawn in place; m shows or hides the map, q or ^C\n"
-	      "quits.  Information that is not available is listed with the reason; root can\n"
+	      "On a terminal the report is redrawn in place; m shows or hides the map, and q or\n"
+	      "^C quits.  Information that is not available is listed with the reason; root can\n"
 	      "see everything.\n",
 	      to);
 }
@@ -72,10 +73,10 @@ static void on_signal(int signal)
 	ended_by = signal;
 }
 
-/* Do nothing: the signal interrupts poll(), after which the report is redrawn. */
 static void on_resize(int signal)
 {
 	(void)signal;
+	resized = true;
 }
 
 static void catch_signals(void)
@@ -192,7 +193,10 @@ static void make_report(double seconds, bool json, bool first)
 	report_free(&report);
 }
 
-/* Wait for the end of the interval, or for the key m, which ends it; return false to quit. */
+/*
+ * Wait for the end of the interval, which the key m and a new size of the
+ * terminal bring forward.  Return false to quit.
+ */
 static bool watch(double until)
 {
 	struct pollfd key = { .fd = raw ? STDIN_FILENO : -1, .events = POLLIN };
@@ -207,12 +211,12 @@ static bool watch(double until)
 		c = read_key();
 		if (ended_by || c == 'q')
 			return false;
-		if (c == 'm') {
+		if (c == 'm')
 			with_map = !with_map;
+		if (c == 'm' || resized || left <= 0) {
+			resized = false;
 			return true;
 		}
-		if (left <= 0)
-			return true;
 	}
 }
 

@@ -180,7 +180,7 @@ void proc_scan(struct report *report)
 	read_parameter(report);
 
 	if (hidden)
-		note(report, "VMs and files of %u process%s: only their owner, or CAP_SYS_PTRACE, can read /proc/<pid>/fd",
+		note(report, "VMs and files of %u process%s: only the owner of a process, or a task with CAP_SYS_PTRACE, can read its /proc/<pid>/fd",
 		     hidden, hidden == 1 ? "" : "es");
 	for (i = 0; i < report->nr_files; i++)
 		bare += !report->files[i].has_info;

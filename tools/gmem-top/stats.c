@@ -91,6 +91,6 @@ void stats_read(struct report *report)
 	for (i = 0; i < report->nr_vms; i++)
 		missing += !report->vms[i].has_stats;
 	if (missing)
-		note(report, "statistics of %u VM%s: no gmem_* for them in %s: this kernel has none, the thread that created the VM is gone, or its file descriptor was renumbered",
+		note(report, "statistics of %u VM%s: no matching gmem_* in %s: this kernel has none, the thread that created a VM is gone, or the file descriptor of a VM was renumbered",
 		     missing, missing == 1 ? "" : "s", KVM_DEBUGFS);
 }

@@ -538,7 +538,7 @@ static void check_user(void)
 	       "another user, JSON");
 }
 
-/* Runs in a separate process, as an ordinary user. */
+/* Call this in a separate process, as it becomes an ordinary user. */
 static void own_vm(void)
 {
 	int status;
