@@ -39,6 +39,7 @@ struct vm {
 #define MEM_GPA		(4 * GIB)
 
 /* main.c: the clock and the rows of the table */
+/* die() appends the error if errno is not 0. */
 noreturn void die(const char *fmt, ...) __attribute__((format(gnu_printf, 1, 2)));
 __u64 now(void);
 void pause_ns(long ns);

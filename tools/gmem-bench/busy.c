@@ -47,7 +47,7 @@ void bench_busy(void)
 		{ "middle", 32 * MIB },
 		{ "last", 64 * MIB - PAGE_BYTES },
 	};
-	__u64 start, error_offset;
+	__u64 start, error_offset = ~0ULL;
 	struct vm vm;
 	unsigned int i;
 	int err, pin;
@@ -62,7 +62,7 @@ void bench_busy(void)
 		start = now() - start;
 		if (err != EAGAIN || error_offset != pages[i].offset) {
 			errno = err;
-			die("page %#llx is pinned, but page %#llx is reported",
+			die("the page at offset %#llx is pinned, but error_offset is %#llx",
 			    pages[i].offset, error_offset);
 		}
 		row(start / 1e6, "ms", "pinned, 64 MiB, %s page: until EAGAIN",

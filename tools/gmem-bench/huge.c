@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Memory that the guest can map with huge pages, with kvm.gmem_hugepages off
- * and on, compared with the memory of an ordinary VM with small and with
- * transparent huge pages.
+ * Guest memory with kvm.gmem_hugepages off and on, compared with the memory of
+ * an ordinary VM with small pages and with transparent huge pages.
  *
  * The guest runs only to populate its memory.  Other guest faults are taken with
  * KVM_PRE_FAULT_MEMORY, i.e. without the exit from the guest and its reentry.
@@ -86,8 +85,10 @@ static void one_page_rows(struct vm *vm, const char *name)
 		offset = (2 * i + 1) * CHUNK + 100 * PAGE_BYTES;
 		sample[0][i] = vm_convert(vm, offset, PAGE_BYTES, SHARED);
 	}
-	if (mapped && vm_stat(vm, "pages_2m") != mapped - MAX_ROUNDS)
+	if (mapped && vm_stat(vm, "pages_2m") != mapped - MAX_ROUNDS) {
+		errno = 0;
 		die("each conversion has to split one huge page");
+	}
 	row(median(sample[0], MAX_ROUNDS), "call",
 	    "huge, %s: first page of 2 MiB to shared", name);
 	for (i = 0; i < MAX_ROUNDS; i++) {
@@ -108,8 +109,10 @@ static void one_page_rows(struct vm *vm, const char *name)
 	    "huge, %s: the page back to private", name);
 	row(median(sample[1], MAX_ROUNDS), "fault",
 	    "huge, %s: and touched", name);
-	if (vm_stat(vm, "pages_2m") != mapped)
+	if (vm_stat(vm, "pages_2m") != mapped) {
+		errno = 0;
 		die("the huge pages are not back");
+	}
 }
 
 /*
@@ -137,8 +140,10 @@ static void refilled_rows(struct vm *vm, const char *name)
 		sum += now() - t;
 		pages++;
 	}
-	if (vm_stat(vm, "pages_2m") != mapped)
+	if (vm_stat(vm, "pages_2m") != mapped) {
+		errno = 0;
 		die("the punched page was allocated in the same place");
+	}
 	row((double)sum / pages, "fault",
 	    "huge, %s: beside a page that was punched", name);
 }

@@ -5,8 +5,9 @@
  *
  *	row <TAB> VALUE <TAB> UNIT <TAB> NAME
  *
- * Times are nanoseconds of CLOCK_MONOTONIC.  The benchmark is meant for a
- * machine with one CPU whose clock counts instructions (QEMU's -icount
+ * VALUE is a time in nanoseconds of CLOCK_MONOTONIC if UNIT is "call", "page"
+ * or "fault", i.e. the time per call, page or fault.  The benchmark is meant
+ * for a machine with one CPU whose clock counts instructions (QEMU's -icount
  * shift=0,sleep=off): there, one nanosecond is one instruction, and results
  * are reproducible.  On other machines they are just times.
  *
@@ -76,7 +77,9 @@ noreturn void die(const char *fmt, ...)
 	va_start(ap, fmt);
 	vfprintf(stderr, fmt, ap);
 	va_end(ap);
-	fprintf(stderr, ": %s\n", strerror(err));
+	if (err)
+		fprintf(stderr, ": %s", strerror(err));
+	fprintf(stderr, "\n");
 	exit(1);
 }
 
@@ -128,17 +131,18 @@ void row(double value, const char *unit, const char *fmt, ...)
 }
 
 /*
- * References for the other rows, to distinguish a change in the kernel from a
- * change in the compiler.  Both run kernel code like that of a conversion, built
- * by the same compiler, but do not convert memory.  Neither allocates or clears
- * pages, which takes one instruction or thousands, depending on the CPU.
+ * References for the other rows, one per call and one per page, to distinguish
+ * a change in the kernel from a change in the compiler.  Both run kernel code
+ * like that of a conversion, built by the same compiler, but do not convert
+ * memory.  Neither allocates or clears pages, which takes one instruction or
+ * thousands, depending on the CPU.
  *
  * Per call: punching a hole into an empty part of a memfd.  Like a conversion,
  * this is a system call that takes a file's locks, unmaps and walks a range,
  * and finds nothing to do.
  *
  * Per page: mapping and unmapping a page of a memfd.  This gets the folio from
- * the page cache, locks it, and changes page tables and reverse map.
+ * the page cache, locks it, and changes page tables and the reverse map.
  */
 #define REF_PAGES	4096
 
@@ -217,7 +221,7 @@ int main(int argc, char **argv)
 		argv++;
 		argc--;
 	}
-	if (argc > 1 && argv[1][0] == '-') {
+	if (argc > 1 && !strcmp(argv[1], "--help")) {
 		usage(stdout);
 		return 0;
 	}

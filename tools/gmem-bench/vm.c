@@ -28,7 +28,8 @@ static int open_kvm(void)
 	int fd = open("/dev/kvm", O_RDWR | O_CLOEXEC);
 
 	if (fd < 0)
-		cannot_run("no /dev/kvm");
+		cannot_run(errno == ENOENT ? "no /dev/kvm: load KVM's modules" :
+					     "no access to /dev/kvm: run this as root");
 	return fd;
 }
 

@@ -12,6 +12,11 @@ BEGIN {
 	PAGE = "reference per page: map and unmap a memfd"
 }
 
+# Notes follow the head of EXPECTED, and stay there when it is recorded anew.
+what == "recorded" && /^# - / {
+	notes = notes $0 "\n"
+}
+
 /^#/ || /^$/ {
 	next
 }
@@ -180,10 +185,10 @@ function record(	i, name)
 	print "#"
 	print "# Recorded by 'wb bench --record'; 'wb test' fails if a row costs " percent " percent more. Instructions per call, page or"
 	print "# fault are ratios to the reference row of the same run, so that another compiler does not look like another kernel;"
-	print "# ms and KiB are absolute values. Made with " compiler "."
+	print "# ms, KiB and counts are absolute values. Made with " compiler "."
 	print "#"
 	print "#\tRATIO UNIT ROW"
-	print ""
+	printf "%s\n", notes ? "#\n" notes : ""
 	for (i = 1; i <= rows; i++) {
 		name = row[i]
 		if (reference(name))
