@@ -61,8 +61,9 @@ static LIST_HEAD(chunks);
 static struct chunk **chunk_of;
 static unsigned int nr_chunks;
 
-/* A page that is converted while another task writes to it. */
+/* A page that is converted while another task writes to it.  Leak it if it stays private. */
 static u64 *hot;
+static bool hot_is_private;
 static u64 hot_writes;
 
 static struct worker *workers;
@@ -268,9 +269,11 @@ static int convert_hot(void *unused)
 	while (!kthread_should_stop() && !READ_ONCE(failed)) {
 		if (!convert(pfn, 1, true))
 			break;
+		hot_is_private = true;
 		msleep(1);
 		if (!convert(pfn, 1, false))
 			break;
+		hot_is_private = false;
 		msleep(1);
 	}
 	while (!kthread_should_stop())
@@ -376,7 +379,8 @@ static void free_pool(void)
 		free_page((unsigned long)workers[i].io);
 	}
 	kfree(workers);
-	free_page((unsigned long)hot);
+	if (!hot_is_private)
+		free_page((unsigned long)hot);
 }
 
 static void stop(struct task_struct *task)

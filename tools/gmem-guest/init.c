@@ -35,14 +35,14 @@ static int write_files(void)
 	unsigned int i, files = 0;
 	int fd;
 
-	signal(SIGTERM, is_done);
 	while (!done) {
 		for (i = 0; i < FILE_WORDS; i++)
 			out[i] = (files << 16) + i * 2654435761U;
 		fd = open("/tmp/file", O_RDWR | O_CREAT | O_TRUNC, 0600);
 		if (fd < 0 || write(fd, out, sizeof(out)) != sizeof(out) ||
 		    pread(fd, in, sizeof(in), 0) != sizeof(in) || memcmp(in, out, sizeof(in))) {
-			printf("init: a file differs from the data written to it: %s\n", strerror(errno));
+			printf("init: a file could not be written and read back unchanged (last error: %s)\n",
+			       strerror(errno));
 			return 1;
 		}
 		close(fd);
@@ -81,12 +81,12 @@ int main(void)
 		dup(0);
 	}
 	setvbuf(stdout, NULL, _IOLBF, 0);
+	signal(SIGTERM, is_done);
 	pid = fork();
 	if (!pid)
 		return write_files();
 	load_driver();
-	kill(pid, SIGTERM);
-	if (pid < 0 || waitpid(pid, &status, 0) != pid || status)
+	if (pid < 0 || kill(pid, SIGTERM) || waitpid(pid, &status, 0) != pid || status)
 		printf("init: the other process failed\n");
 	sync();
 	reboot(RB_AUTOBOOT);

@@ -22,7 +22,8 @@ static void usage(FILE *to)
 	      "\n"
 	      "Runs a small guest on one guest_memfd, lets it make pages of its own memory\n"
 	      "private and shared again, and shows and checks the effects.\n"
-	      "With --kernel, runs a Linux guest; the terminal is its serial console, ^C ends it.\n"
+	      "With --kernel, runs a Linux guest.  The terminal is its serial console, and ^C\n"
+	      "ends it.\n"
 	      "\n"
 	      "  --on-busy=retry  if a page is still in use, retry until it is free\n"
 	      "                   (default)\n"
@@ -39,7 +40,7 @@ static void usage(FILE *to)
 	      "\n"
 	      "Exit status:\n"
 	      "  0  all claims were checked and are true\n"
-	      "  1  a claim was not true, and is named\n"
+	      "  1  a claim was not true, or something else failed; the output says what\n"
 	      "  2  it cannot run here; the reason and the remedy are named\n"
 	      "  3  stopped by --on-busy=fail; all claims up to then were true\n",
 	      to);

@@ -13,7 +13,8 @@ void check_text(const struct vm *vm, unsigned int where, const char *text)
 	const char *found = at(vm, DATA_PAGE, where);
 
 	if (strcmp(found, text))
-		die("NOT TRUE: page %u contains \"%s\", not \"%s\"", DATA_PAGE, found, text);
+		die("NOT TRUE: page %u contains \"%s\": it contains \"%s\"", DATA_PAGE, text,
+		    found);
 	check(true, "the host reads \"%s\" in page %u", found, DATA_PAGE);
 }
 

@@ -61,7 +61,7 @@ static void demo_after(struct vm *vm, __u64 offset, __u64 size, int err)
 static void demo_refused(struct vm *vm, __u64 gpa, __u64 npages)
 {
 	(void)vm;
-	say("   the guest asks for %llu pages at %#llx: refused, not all of that is its memory",
+	say("   the guest asks for %llu pages at %#llx: refused, as not all of that is its memory",
 	    npages, gpa);
 }
 
@@ -81,7 +81,7 @@ static void demo_busy(struct vm *vm, __u64 error_offset)
 
 	clock_gettime(CLOCK_MONOTONIC, &demo.refused);
 	if (demo.step != STEP_BUSY)
-		die("NOT TRUE: the page at offset %#llx is busy, but there is no lasting user of it",
+		die("NOT TRUE: no page is busy without a lasting user: the one at offset %#llx is",
 		    error_offset);
 	say("   the kernel refuses with EAGAIN, and names the page at offset %#llx", error_offset);
 	check(error_offset == PINNED_PAGE * PAGE_BYTES,
@@ -128,7 +128,7 @@ static bool demo_port(struct vcpu *vcpu, bool write, __u16 port, void *data,
 		demo.counted = value;
 		return true;
 	case PORT_FAIL:
-		die("NOT TRUE: the guest found that %s", line);
+		die("the guest has found an error: %s", line);
 	}
 	die("the guest uses port %#x, which does not exist", port);
 }
@@ -183,6 +183,7 @@ void demo_run(enum on_busy on_busy, bool quiet)
 	vcpu_set_flat32(&vcpu, GPA(CODE_PAGE));
 	vcpu_run(&vcpu);
 	say("\ngmem-vmm: all %u claims were checked and are true, %s", checks_done(),
+	    demo.skipped && demo.no_huge ? "but memory errors and huge pages were skipped" :
 	    demo.skipped ? "but memory errors were skipped" :
-	    demo.no_huge ? "but huge pages were skipped" : "nothing was skipped");
+	    demo.no_huge ? "but huge pages were skipped" : "and nothing was skipped");
 }

@@ -85,7 +85,10 @@ void step_strike(struct vm *vm)
 	    "       noticed either: KVM has only removed the page from its page tables.");
 }
 
-/* The guest's access has failed, and the hole is punched; the guest has not been entered yet. */
+/*
+ * The guest's access has failed, and the hole is punched; the guest has not
+ * been entered again yet.
+ */
 void demo_lost_page(struct vm *vm, __u64 gpa, bool private)
 {
 	unsigned long page = (gpa - vm->gpa) / PAGE_BYTES;

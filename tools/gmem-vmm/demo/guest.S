@@ -144,7 +144,10 @@ guest_image:
 	movl	$1, NOTE_STOP
 	step	STEP_LIVE_DONE
 
-	/* There is no memory there: the VMM has to refuse the request. */
+	/*
+	 * The second page is beyond the end of memory: the VMM has to refuse
+	 * the request.
+	 */
 	ask	LAST_PAGE, 2, PRIVATE
 	test	%eax, %eax
 	jz	1f
@@ -176,7 +179,7 @@ guest_image:
 	expect_lost LOST_PAGE
 	expect	ERROR_PAGE, AT_GUEST, TEXT_GUEST
 	expect	LOST_PAGE2, AT_GUEST, TEXT_GUEST
-	say	"a machine check! That page is zero now, the others are unchanged"
+	say	"a machine check! That page is zero now, and the others are unchanged"
 	put	LOST_PAGE, AT_PRIVATE, TEXT_FRESH
 	step	STEP_REPLACED
 	convert	ERROR_PAGE, ERROR_PAGES, SHARED

@@ -19,7 +19,7 @@
 /* The file, in pages. */
 #define CODE_PAGE	0	/* code and stack */
 #define STACK_END_PAGE	3
-#define NOTE_PAGE	8	/* always shared: notes between the CPUs */
+#define NOTE_PAGE	8	/* always shared: notes for CPUs and host */
 #define DATA_PAGE	16
 #define DATA_PAGES	4
 #define COUNT_PAGE	32
@@ -46,7 +46,7 @@
 #define NOTE_HUGE	(GPA(NOTE_PAGE) + 16)	/* memory is mapped with huge pages */
 
 #define PORT_CHAR	0x10	/* AL: next character of a message */
-#define PORT_STEP	0x11	/* AL: a step is done, it is the host's turn */
+#define PORT_STEP	0x11	/* AL: a step is done; it is the host's turn */
 #define PORT_COUNT	0x12	/* EAX: the final count of the second CPU */
 #define PORT_FAIL	0x13	/* failed; the last message has the reason */
 

@@ -84,7 +84,7 @@ void step_huge(struct vm *vm)
 	*huge = true;
 }
 
-/* The guest has not touched anything since. */
+/* The guest has not touched the chunk since the conversion. */
 void step_huge_one(struct vm *vm)
 {
 	(void)vm;

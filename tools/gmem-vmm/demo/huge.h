@@ -7,8 +7,9 @@
 /* The allocation size of the file, which is fixed at creation */
 unsigned long huge_page_bytes(const struct vm *vm);
 
-/* Call these before vCPUs run, and before the guest touches its memory */
+/* Call this before vCPUs run */
 void huge_init(const struct vm *vm, const struct vcpu *vcpu);
+/* Call this before the guest touches the bulk memory */
 void huge_before(void);
 
 void step_huge(struct vm *vm);

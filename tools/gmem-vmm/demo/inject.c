@@ -31,8 +31,8 @@ struct pin_longterm_test {
 
 /*
  * Keep a page in use until unpin_page().  The kernel's own test driver pins it
- * as device drivers do.  Without it, use a pipe that refers to the page itself,
- * not to a copy.  Return a description of the user.
+ * as device drivers do.  Without that driver, use a pipe that refers to the
+ * page itself, not to a copy.  Return a description of the user.
  */
 const char *pin_page(struct pin *pin, void *addr)
 {

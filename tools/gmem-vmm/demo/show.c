@@ -214,7 +214,7 @@ void usage_take(struct usage *usage, const struct vm *vm)
 	for (i = 0; i < FILE_PAGES; i++)
 		usage->file_kb += used[i] * PAGE_BYTES / 1024;
 	usage->own_kb = proc_sum("/proc/self/status", "RssAnon:");
-	/* MemAvailable does not include free pages on per-CPU lists, up to some MiB. */
+	/* MemAvailable lacks free pages on per-CPU lists, often many MiB. */
 	usage->avail_kb = proc_sum("/proc/meminfo", "MemAvailable:") +
 			  proc_sum("/proc/zoneinfo", " count:") * (PAGE_BYTES / 1024);
 }

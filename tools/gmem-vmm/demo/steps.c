@@ -34,7 +34,8 @@ static void step_private(struct vm *vm)
 	check_sigbus(vm, DATA_PAGE + 1, true);
 	say("       A private page belongs to the guest alone.  The mapping is still there,\n"
 	    "       as a range of addresses, but touching such a page raises SIGBUS, which\n"
-	    "       we catch.  No harm is done, and access works again when it is shared.");
+	    "       the VMM catches.  No harm is done, and access works again when the page\n"
+	    "       is shared.");
 	err = syscall_touch(at(vm, DATA_PAGE, 0));
 	check(err == EFAULT, "a system call on page %u fails, without a signal: %s",
 	      DATA_PAGE, strerror(err));

@@ -142,7 +142,6 @@ static __u8 checksum(const void *mem, unsigned int size)
 	return -sum;
 }
 
-
 static void finish(struct header *header, const char *signature, __u32 length, __u8 revision)
 {
 	memcpy(header->signature, signature, sizeof(header->signature));

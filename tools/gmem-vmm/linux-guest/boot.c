@@ -98,7 +98,8 @@ static __u64 load_kernel(struct vm *vm, const char *path, struct boot_params *pa
 	end = hdr->pref_address + hdr->init_size;
 	if (hdr->pref_address < HIGH_GPA || end > vm->size ||
 	    size - skip > vm->size - hdr->pref_address)
-		cannot_run("%s does not fit into %llu MiB: it needs %llu MiB to start, more to run",
+		cannot_run("%s does not fit into %llu MiB: it needs %llu MiB to start, and more to run;\n"
+			   "use a larger --memory",
 			   path, vm->size >> 20, (end >> 20) + 1);
 	memcpy(vm->mem + hdr->pref_address, image + skip, size - skip);
 	free(image);
@@ -119,7 +120,8 @@ static void load_initrd(struct vm *vm, const char *path, struct boot_params *par
 	if (!size)
 		cannot_run("%s is empty", path);
 	if (kernel_end + size > limit - PAGE_BYTES)
-		cannot_run("%s does not fit into %llu MiB together with the kernel", path,
+		cannot_run("%s does not fit into %llu MiB together with the kernel;\n"
+			   "use a larger --memory", path,
 			   vm->size >> 20);
 	where = (limit - size) & ~(PAGE_BYTES - 1);
 	memcpy(vm->mem + where, data, size);

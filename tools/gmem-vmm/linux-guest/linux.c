@@ -171,7 +171,7 @@ static void show_end(const struct vm *vm, const struct boot *boot, __u64 ns)
 	fflush(stdout);
 	printf("\ngmem-vmm: the guest ended after %.1f s\n", ns / 1e9);
 	printf("   %-12s%12s%12s%10s%15s%15s\n", "conversions", "requests", "pages", "refused",
-	       "each took", "the longest");
+	       "average", "longest");
 	show_direction("to private", stats_of(true));
 	show_direction("to shared", stats_of(false));
 	printf("   page faults: %llu of the guest, %lu of the VMM; %lu accesses were overtaken by a\n"

@@ -5,9 +5,9 @@
 #include <linux/types.h>
 
 /*
- * KVM's statistics of a VM or a vCPU.  Open them before the vCPU runs: later,
- * the ioctl waits for KVM_RUN to return, which may never happen.  Reading
- * returns 0 if this kernel does not have the statistic.
+ * KVM's statistics of a VM or a vCPU.  Open those of a vCPU before it runs:
+ * later, the ioctl waits for KVM_RUN to return, which may never happen.
+ * Reading returns 0 if this kernel does not have the statistic.
  */
 int kvm_stats_open(int fd);
 __u64 kvm_stats_read(int stats, const char *name);

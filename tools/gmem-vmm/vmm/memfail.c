@@ -78,7 +78,7 @@ static void vcpu_machine_check(struct vcpu *vcpu, __u64 gpa)
 }
 
 /*
- * Replace a lost page by a new one: the next access, by guest or host, finds
+ * Replace a lost page with a new one: the next access, by guest or host, finds
  * zeros.  The page stays private or shared, as it was.
  *
  * This is for guests that continue to use the page right away, like the one of

@@ -39,7 +39,7 @@ static void vcpu_hypercall(struct vcpu *vcpu)
 
 	/*
 	 * There is only one memslot here.  A VMM with several has to split
-	 * the range, and to take guest_memfd_offset of each slot into account.
+	 * the range, and to take each slot's guest_memfd_offset into account.
 	 */
 	offset = gpa - vm->gpa;
 	size = npages * PAGE_BYTES;
@@ -164,9 +164,9 @@ void vcpu_run(struct vcpu *vcpu)
 			if (err == EINTR || err == EAGAIN)
 				continue;
 			/*
-			 * This is the only exit that comes with an error, and
-			 * only with these two: with any other error,
-			 * exit_reason is that of a previous exit.
+			 * KVM_EXIT_MEMORY_FAULT is the only exit that comes
+			 * with an error, which is one of these two.  With any
+			 * other error, exit_reason is that of a previous exit.
 			 */
 			if ((err != EFAULT && err != EHWPOISON) ||
 			    run->exit_reason != KVM_EXIT_MEMORY_FAULT)

@@ -66,7 +66,7 @@ struct vm {
 
 	/* See vcpu_lost_page(); changed under convert_lock, too. */
 	unsigned long replacements;	/* of lost pages, until now */
-	unsigned long *replaced;	/* per page: the number of its last one */
+	unsigned long *replaced;	/* per page: number of its last replacement */
 };
 
 struct vcpu {
