@@ -31,7 +31,7 @@
 #include <unistd.h>
 
 /*
- * Definitions that kernel headers older than Linux 7.3 may lack.  Values and
+ * Definitions that kernel headers without this series may lack.  Values and
  * layouts are part of the ABI and the same on all architectures.
  */
 #ifndef KVM_CAP_MEMORY_FAULT_INFO
@@ -293,8 +293,8 @@ static inline int gmem_try_convert(int gmem_fd, __u64 offset, __u64 size,
  * @deadline: when to give up: CLOCK_MONOTONIC in nanoseconds, see
  *	      gmem_deadline(), or GMEM_ONCE or GMEM_FOREVER
  * @pause: time between attempts, in nanoseconds.  0 is fine if KVM waits for
- *	   short-lived users by itself; not all versions do, and for those 1 ms
- *	   avoids busy looping.
+ *	   short-lived users by itself.  Not all versions do; for those that
+ *	   don't, 1 ms avoids busy looping.
  * @busy: called after each attempt that failed with EAGAIN, or NULL.  Return
  *	  false to give up.  This is the place to stop using the page, e.g. to
  *	  cancel I/O or to unpin it.

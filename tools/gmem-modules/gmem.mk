@@ -8,7 +8,7 @@
 gmem := $(src)/../../..
 LINUXINCLUDE := -I$(gmem)/arch/x86/include -I$(gmem)/include -I$(gmem)/include/uapi $(LINUXINCLUDE)
 
-# The kernel lacks the functions that the series adds to mm/, or does not export them.
+# The kernel lacks the functions that the series adds to mm/, and does not export those that the series exports.
 CFLAGS_../../../virt/kvm/guest_memfd.o := -include $(gmem)/mm.h
 CFLAGS_../../../virt/kvm/guest_memfd_refs.o := -include $(gmem)/mm.h
 CFLAGS_../../../virt/kvm/guest_memfd_hugepages.o := -include $(gmem)/mm.h

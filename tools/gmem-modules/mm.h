@@ -19,7 +19,7 @@ static inline void lru_add_drain(void)
 	__folio_batch_release(&fbatch);
 }
 
-/* The NUMA policy of the task applies to chunks of 2 MiB, not that of the file. */
+/* The NUMA policy of the task, not that of the file, applies to chunks of 2 MiB. */
 #define mpol_alloc_pages(gfp, order, pol, ilx, nid)	alloc_pages(gfp, order)
 
 /* Add the pages one by one, and drain the LRU caches, whose references would make them look as if they were in use. */

@@ -184,7 +184,8 @@ vm_images()
 	local missing
 
 	# Add each library once, with its parent directories.
-	! missing=$(grep '^missing ' "$VM/libs") || die "libraries not found on this machine: $missing"
+	missing=$(sed -n 's/^missing //p' "$VM/libs" | tr '\n' ' ')
+	[ -z "$missing" ] || die "libraries not found on this machine: $missing"
 	sort -u "$VM/libs" | awk '
 		{
 			n = split($1, part, "/")
@@ -258,8 +259,8 @@ vm_run()
 sysctl.kernel.hung_task_panic=1 sysctl.kernel.panic_on_rcu_stall=1 $checks $VM_APPEND"
 	[ "$VM_TIME" -eq 0 ] || limit="timeout --foreground $VM_TIME"
 	if [ "$terminal" = stdio ]; then
-		# Don't use QEMU's own stdio: at the end of its input it would block the guest's output, too. Hold the
-		# pipe open here, so that it ends with the machine, whether or not that has started.
+		# Don't use QEMU's own stdio: at the end of its input, it would block the guest's output, too. Hold the
+		# pipe open until the machine has ended: otherwise, cat would wait forever if QEMU failed to start.
 		mkfifo "$VM/output"
 		exec 9<> "$VM/output"
 		cat "$VM/output" 9>&- &

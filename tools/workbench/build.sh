@@ -25,7 +25,7 @@ kernel_take()
 
 	# shellcheck disable=SC2046 # the fields of the line
 	set -- $(kernel_fields "$name")
-	[ $# -gt 0 ] || die "no kernel '$name': there are $(kernel_names | tr '\n' ' ')"
+	[ $# -gt 0 ] || die "no kernel '$name'; the kernels are $(kernel_names | tr '\n' ' ')"
 	KERNEL=$name KTREE=$BUILD/$1 KARCH=$2
 	# With the output below the source, kbuild uses relative paths, so that the results can be copied.
 	OUT=$KTREE/wb-$KERNEL
@@ -89,7 +89,7 @@ bench_make()
 
 have_kernel()
 {
-	[ -e "$(kernel_image)" ] || die "no kernel built yet: 'wb build $KERNEL' does that"
+	[ -e "$(kernel_image)" ] || die "the kernel $KERNEL has not been built yet: run 'wb build $KERNEL'"
 }
 
 # Do not compile anything twice: another tree starts as a copy with the same file times, another configuration as a copy

@@ -5,6 +5,7 @@
 # base does not have is an error.
 #
 # Sets STEPS and STEPS_OUT, that tree and directory, and WARNINGS, a file with the warnings of the last commit checked.
+# each_build sets KTREE and OUT, see kernel_take, in a subshell.
 
 STEPS=$BUILD/steps
 STEPS_OUT=$BUILD/steps.out

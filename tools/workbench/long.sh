@@ -3,7 +3,8 @@
 #
 # Checks that take too long for `wb test`, and the selftests of each part of the series at the end of that part.
 #
-# Sets, in subshells, BUILD and TREE to a directory and a tree for parts, and RUN and TESTS for test.sh.
+# Sets RESULTS for test.sh. In subshells, sets BUILD and TREE to a directory and a tree for parts, and RUN and TESTS for
+# test.sh.
 
 # The steps of `wb long`, one wb command per line.
 long_steps()
@@ -70,7 +71,7 @@ part_knows()
 }
 
 # part_tests: print the table `tests` without tests that do not exist yet at the end of the part, machines whose
-# parameters do not, machines of other kernels than x86_64, and tests of programs that are not selftests.
+# parameters do not exist yet, machines of kernels other than x86_64, and tests of programs that are not selftests.
 part_tests()
 {
 	local kind name rest

@@ -4,8 +4,8 @@
 # KVM's modules with the series, built out of tree for an installed kernel, against its headers.
 #
 # In build/modules: source has the sources; RELEASE the modules for that kernel; RELEASE.stock the kernel itself, from
-# Debian's packages, laid out like a build directory. Sets MODULES. modules_boot sets OUT, see kernel_take, and
-# MODULES_OK.
+# Debian's packages, laid out like a build directory. Sets MODULES, MODULES_NAMES and MODULES_TEST, once. modules_test
+# sets APT, see cmd_fetch; modules_boot sets OUT, see kernel_take, and MODULES_OK.
 
 MODULES=$BUILD/modules
 MODULES_NAMES="kvm kvm-amd kvm-intel"

@@ -141,8 +141,8 @@ mutant_boot()
 	machine_judge "$3" > "$RUN/judge.log" 2>&1
 }
 
-# mutant_key NAME: a line of MUTANTS_KILLED, which says that this mutant was killed with these sources of the kernel and
-# of its test.
+# mutant_key NAME: print the line of MUTANTS_KILLED which says that this mutant was killed with the present sources of
+# the kernel and of the test.
 mutant_key()
 {
 	local name test machine places program
@@ -259,7 +259,7 @@ mutant_run()
 	while kill -0 $pid 2> /dev/null && [ ! -e "$RUN/$1/$3/packed" ]; do
 		sleep 0.1
 	done
-	# Its image must not stay in those of the next ones.
+	# Rebuild the image without the mutant, as the next ones may rebuild only modules.
 	[ "$target" != kernel ] || kernel_make kernel > "$LOGS/mutant-build.log" 2>&1 ||
 		die "the kernel does not build without mutant $1"
 }

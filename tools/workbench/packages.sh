@@ -62,7 +62,7 @@ packages_series()
 	esac
 }
 
-# packages_tree DIR APPLY: refuse a tree that cannot be built from.
+# packages_tree DIR APPLY: refuse a tree from which packages cannot be built.
 packages_tree()
 {
 	apply_is_7_3 "$1" packages

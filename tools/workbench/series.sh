@@ -254,7 +254,8 @@ cmd_export()
 	note "exported $(series_patches | wc -l) patches and $(series_touched A | wc -l) new files"
 }
 
-# series_quilt DIR: apply patches/ with quilt in another such clone; the tree has to be the same as git am's.
+# series_quilt DIR: apply patches/ with quilt, also in a clone made by series_clone. Fail if the resulting tree is not
+# that of git am.
 series_quilt()
 {
 	series_clone "$1" || return 1
