@@ -448,7 +448,7 @@ static void kvm_gmem_attrs_set(struct kvm_gmem_attrs_update *update,
 	lo = kvm_gmem_attrs_slot(start, node->level);
 	hi = kvm_gmem_attrs_slot(last, node->level);
 
-	/* Edges between slots don't change if no adjacent page does. */
+	/* Edges between slots don't change if the pages next to them don't. */
 	child = lo == hi ? kvm_gmem_attrs_child(update->attrs, node, lo) : NULL;
 	if (child && (!lo || start & (BIT(shift) - 1)) &&
 	    (hi == KVM_GMEM_ATTRS_NR_SLOTS - 1 || ~last & (BIT(shift) - 1))) {

@@ -154,7 +154,7 @@ static unsigned int attrs_test_check(struct kunit *test)
 		nr_private += private;
 		nr_ranges += index > first && private != before;
 		if (kvm_gmem_attrs_is_private(&t->attrs, index) != private)
-			KUNIT_FAIL_AND_ABORT(test, "page 0x%lx is wrong", index);
+			KUNIT_FAIL_AND_ABORT(test, "page 0x%lx has the wrong attribute", index);
 	}
 	nr_private += t->outside ? t->attrs.last - (end - first) : 0;
 	KUNIT_ASSERT_EQ(test, t->attrs.nr_private, nr_private);
@@ -162,7 +162,7 @@ static unsigned int attrs_test_check(struct kunit *test)
 
 	nr_nodes = attrs_test_count(&t->attrs.root, &nr_uniform);
 
-	/* The edges of the last update may have left some behind. */
+	/* The edges of the last update may have left uniform nodes behind. */
 	KUNIT_ASSERT_LE(test, nr_uniform, 2 * t->attrs.root.level);
 	KUNIT_ASSERT_TRUE(test, nr_ranges > 1 || nr_nodes == nr_uniform);
 	return nr_nodes;
@@ -219,7 +219,7 @@ static void attrs_test_check_range(struct kunit *test, unsigned int first,
 							       t->base + last, private));
 }
 
-/* Try each update with each content of a window around @index. */
+/* Try all updates of a window around @index, for all possible contents. */
 static void attrs_test_edge(struct kunit *test, pgoff_t nr_pages, pgoff_t index)
 {
 	pgoff_t base = index > 2 ? index - 2 : 0;

@@ -31,7 +31,7 @@
 #include "guest_memfd_hugepages.h"
 #include "kvm_mm.h"
 
-/* Check this many pages between two calls of cond_resched(). */
+/* Check this many pages between two calls to cond_resched(). */
 #define KVM_GMEM_CONVERT_BATCH	1024
 
 struct folio *kvm_gmem_next_change(struct kvm_gmem_change_iter *iter)
@@ -189,7 +189,7 @@ out:
 }
 
 #ifdef CONFIG_KVM_GENERIC_MEMORY_ATTRIBUTES
-/* Account to the VM whose file the request came through. */
+/* Account the request to the VM whose file it came through. */
 static void kvm_gmem_account(struct kvm_gmem_conversion *c, int r)
 {
 	struct kvm_vm_stat_generic *stat = &c->kvm->stat.generic;

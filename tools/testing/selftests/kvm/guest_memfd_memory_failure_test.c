@@ -8,14 +8,13 @@
  * Each injection is done by a child, which may get killed.  The result is a
  * table that compares the wanted behaviour with what was seen.
  *
- * Also test that soft offlining leaves the pages of a guest_memfd in place.  It
- * retires a page that is about to fail, if the contents can be migrated or read
- * from disk again, neither of which is possible for these pages.
+ * Also test that soft offlining leaves the pages of a guest_memfd in place.
+ * Soft offlining retires a page that is about to fail, if the contents can be
+ * migrated or read from disk again, neither of which is possible here.
  */
 #include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
-#include <setjmp.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -73,7 +72,7 @@ static const struct row rows[] = {
 	{ true,  false, LATE,  false, false, false },
 };
 
-/* The child's report, complete if it lived to set @done. */
+/* The child's exit status, and its report: complete only if @done is set. */
 struct seen {
 	int status;
 	int result;
@@ -97,13 +96,9 @@ static struct {
 	siginfo_t info;
 	pid_t tid;
 } sigbus;
-static sigjmp_buf *sigbus_jmp;
 
 static void sigbus_handler(int signum, siginfo_t *info, void *context)
 {
-	if (sigbus_jmp)
-		siglongjmp(*sigbus_jmp, 1);
-
 	/* Caused by an access that would repeat forever, not by injection. */
 	if (sigbus.nr > 1)
 		_exit(KSFT_FAIL);
@@ -115,16 +110,9 @@ static void sigbus_handler(int signum, siginfo_t *info, void *context)
 
 static bool access_is_sigbus(char *p)
 {
-	sigjmp_buf jmp;
+	u64 value;
 
-	if (sigsetjmp(jmp, 1)) {
-		WRITE_ONCE(sigbus_jmp, NULL);
-		return true;
-	}
-	WRITE_ONCE(sigbus_jmp, &jmp);
-	(void)READ_ONCE(*p);
-	WRITE_ONCE(sigbus_jmp, NULL);
-	return false;
+	return !try_read((u64 *)p, &value);
 }
 
 static void set_policy(enum policy policy)
@@ -193,6 +181,9 @@ static void inject(const struct row *row, u64 pfn, char *hva)
 
 	seen->counted = hwpoison_lost_memory() == lost + page_size &&
 			hwpoison_page_flags(pfn) & BIT_ULL(KPF_HWPOISON);
+
+	/* From here on, SIGBUS is caused by accesses to the page. */
+	catch_sigbus();
 }
 
 static void shared_row(const struct row *row)
@@ -253,10 +244,7 @@ static const char *private_unsupported(void)
 	if (!(kvm_check_cap(KVM_CAP_VM_TYPES) & BIT(KVM_X86_SW_PROTECTED_VM)))
 		return "no KVM_X86_SW_PROTECTED_VM";
 
-	if (!hwpoison_can_alloc_gmem_page())
-		return "no tracepoint that reports the pfn of private memory";
-
-	return NULL;
+	return hwpoison_alloc_unsupported();
 }
 
 static void private_row(const struct row *row)

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * Helpers for guest_memfd tests that don't depend on a VM: time, signals, CPUs,
+ * Helpers for guest_memfd tests that work without a VM: time, signals, CPUs,
  * threads, kernel files, and what those files report about a guest_memfd.
  */
 #ifndef SELFTEST_KVM_GMEM_UTIL_H
@@ -8,6 +8,7 @@
 
 #include <pthread.h>
 #include <time.h>
+#include <unistd.h>
 
 #include "kvm_util.h"
 #include "test_util.h"
@@ -41,7 +42,7 @@ void set_alarm(u64 us);
 
 /*
  * Access memory that may be private: return false on SIGBUS instead of dying.
- * Call catch_sigbus() once before; the accesses can be made in any thread.
+ * Call catch_sigbus() once beforehand; any thread can make the accesses.
  */
 void catch_sigbus(void);
 bool try_read(u64 *hva, u64 *value);
@@ -49,7 +50,7 @@ bool try_write(u64 *hva, u64 value);
 
 /*
  * Inject an error into a page, as if this thread had accessed it.  Return true
- * on success.
+ * on success.  Needs catch_sigbus(), too.
  */
 bool try_poison(u64 *hva);
 
@@ -59,26 +60,20 @@ bool try_poison(u64 *hva);
  * machines may reserve CPUs for tasks that don't run VMs.
  */
 int nth_cpu(int n);
-int nr_cpus(void);
+
+/* Return the reason to skip a test if there is no second CPU, or NULL. */
+const char *smp_unsupported(void);
 
 /* Wait until another thread or a guest changes a word.  Return false on timeout. */
 bool wait_for_change(u64 *word, u64 old);
 
-/* Start a thread that closes a file descriptor, e.g. that of a pin, after @ms. */
-void close_later(pthread_t *thread, int fd, int ms);
+/* Start a thread that closes the file descriptor of a pin while KVM waits for it. */
+void close_later(pthread_t *thread, int fd);
 
-/**
- * struct worker - A thread that repeats an operation
- * @name: name of the operation
- * @work: do it for the nth time; return false on failure
- * @thread: the thread
- * @stop: set to stop the thread
- * @nr_done: number of successes
- * @nr_failed: number of failures
- */
+/* A thread that repeats an operation. */
 struct worker {
 	const char *name;
-	bool (*work)(u64 n);
+	bool (*work)(u64 n);	/* the nth time; returns false on failure */
 	pthread_t thread;
 	bool stop;
 	u64 nr_done;
@@ -89,20 +84,35 @@ struct worker {
 void workers_start(struct worker *workers, int nr);
 void workers_stop(struct worker *workers, int nr);
 
+/* Pick a random range below @max: return the start, and set @nr to the length. */
+static inline int random_range(struct kvm_random_state *rng, int max, int *nr)
+{
+	int start = kvm_random_u32(rng) % max;
+
+	*nr = 1 + kvm_random_u32(rng) % (max - start);
+	return start;
+}
+
+/* Return @reason if this process can't access a file like that, or NULL. */
+static inline const char *no_access(const char *path, int mode, const char *reason)
+{
+	return access(path, mode) ? reason : NULL;
+}
+
 /* Write to a file in debugfs or the like.  Return 0 or -errno. */
 int __printf(2, 3) write_file(const char *path, const char *fmt, ...);
 
 /*
  * Make this thread's nth allocation fail, counting from fail_nth_start().  @fd
- * is from fail_nth_open(), which returns -1 if the kernel doesn't support this.
- * fail_nth_came() stops counting, and returns true if the nth allocation was
- * reached.
+ * is from fail_nth_open().  fail_nth_came() stops counting, and returns true if
+ * the nth allocation was reached.
  */
+const char *fail_nth_unsupported(void);
 int fail_nth_open(void);
 void fail_nth_start(int fd, int nth);
 bool fail_nth_came(int fd);
 
-/* Return the value of "@key:" in /proc/meminfo, in bytes. */
+/* Return a value of /proc/meminfo, in bytes.  @key includes the colon. */
 u64 read_meminfo(const char *key);
 
 /* A tracing instance with a single event, which doesn't disturb other tracing. */
@@ -123,28 +133,17 @@ int trace_take(struct trace *t, char *text, size_t size);
 /* Return the number that follows @name, which includes the field's delimiters. */
 u64 trace_field(const char *text, const char *name);
 
-/**
- * struct gmem_fdinfo - Contents of /proc/<pid>/fdinfo/<fd> for a guest_memfd
- * @size: size of the file, in bytes
- * @flags: flags that the file was created with
- * @shared: how much of it is shared, in bytes
- * @private: how much of it is private, in bytes
- * @ranges: number of ranges that are shared or private throughout
- * @allocated: number of allocated pages
- * @poisoned: number of poisoned pages
- * @page_size: preferred size of allocations, in bytes
- * @chunks: number of 2 MiB chunks that are still whole
- */
+/* Contents of /proc/<pid>/fdinfo/<fd> for a guest_memfd. */
 struct gmem_fdinfo {
-	u64 size;
+	u64 size;		/* in bytes, like shared and private */
 	u64 flags;
 	u64 shared;
 	u64 private;
-	u64 ranges;
-	u64 allocated;
+	u64 ranges;		/* that are shared or private throughout */
+	u64 allocated;		/* pages, like poisoned */
 	u64 poisoned;
-	u64 page_size;
-	u64 chunks;
+	u64 page_size;		/* preferred size of allocations, in bytes */
+	u64 chunks;		/* 2 MiB chunks that are still whole */
 };
 
 /* Fail if a line is missing or duplicated. */

@@ -11,21 +11,24 @@ const char *hwpoison_unsupported(void);
 /*
  * Inject an error that no access has hit, i.e. without MF_ACTION_REQUIRED.
  * Return 0 if memory_failure() has handled it, -errno if it reports a failure.
+ * If another task happens to hold a reference, memory_failure() can't rule out
+ * that the page is still in use, and reports -EBUSY although it has handled the
+ * error.
  */
 int hwpoison_inject(u64 pfn);
 
 /*
  * hwpoison_remember() adds a page to those that hwpoison_unpoison_all()
  * recovers; hwpoison_inject() calls it itself.  Only pages that are no longer
- * in use can be recovered; return the number of pages that could not be.
+ * in use can be recovered.  hwpoison_unpoison_all() returns how many were not.
  */
 void hwpoison_remember(u64 pfn);
 int hwpoison_unpoison_all(void);
 
 /*
- * Store in @handling how the error in a page was handled according to the
- * kernel log since hwpoison_log_open(): "Recovered", "Delayed", "Failed",
- * "Ignored", or "nothing".
+ * Store in @handling how the kernel has handled the error in a page, as logged
+ * since hwpoison_log_open(): "Recovered", "Delayed", "Failed", "Ignored", or
+ * "nothing".
  */
 int hwpoison_log_open(void);
 void hwpoison_log_read(int fd, u64 pfn, char *handling, size_t size);
@@ -36,17 +39,15 @@ u64 hwpoison_lost_memory(void);
 /* Return the KPF_* flags of a page, see linux/kernel-page-flags.h. */
 u64 hwpoison_page_flags(u64 pfn);
 
-/*
- * Return the pfn mapped at an address of this process, or 0 if there is none;
- * needs CAP_SYS_ADMIN.
- */
+/* Return the pfn mapped at an address of this process, or 0 if there is none. */
 u64 hwpoison_mapped_pfn(const void *hva);
+const char *hwpoison_pfn_unsupported(void);
 
 /*
  * Allocate a missing page of a guest_memfd, and return its pfn.  Unlike a
  * lookup in a mapping, this works for private memory, too.
  */
 u64 hwpoison_alloc_gmem_page(int fd, u64 offset);
-bool hwpoison_can_alloc_gmem_page(void);
+const char *hwpoison_alloc_unsupported(void);
 
 #endif /* SELFTEST_KVM_HWPOISON_H */

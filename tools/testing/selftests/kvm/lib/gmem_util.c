@@ -12,6 +12,7 @@
 #include <sys/time.h>
 #include <unistd.h>
 
+#include "cgroup_util.h"
 #include "gmem_util.h"
 #include "kselftest.h"
 #include "kvm_syscalls.h"
@@ -102,9 +103,9 @@ static void __attribute__((constructor)) get_initial_cpus(void)
 	sched_getaffinity(0, sizeof(initial_cpus), &initial_cpus);
 }
 
-int nr_cpus(void)
+const char *smp_unsupported(void)
 {
-	return CPU_COUNT(&initial_cpus);
+	return CPU_COUNT(&initial_cpus) < 2 ? "only one CPU" : NULL;
 }
 
 int nth_cpu(int n)
@@ -130,28 +131,17 @@ bool wait_for_change(u64 *word, u64 old)
 	return READ_ONCE(*word) != old;
 }
 
-struct closing {
-	int fd;
-	int ms;
-};
-
 static void *do_close_later(void *arg)
 {
-	struct closing c = *(struct closing *)arg;
-
-	free(arg);
-	usleep(c.ms * 1000);
-	kvm_close(c.fd);
+	/* KVM waits 100 ms for a page.  Leave time to start the conversion. */
+	usleep(30000);
+	kvm_close((long)arg);
 	return NULL;
 }
 
-void close_later(pthread_t *thread, int fd, int ms)
+void close_later(pthread_t *thread, int fd)
 {
-	struct closing *c = malloc(sizeof(*c));
-
-	TEST_ASSERT(c, "Out of memory");
-	*c = (struct closing) { .fd = fd, .ms = ms };
-	kvm_pthread_create(thread, NULL, do_close_later, c);
+	kvm_pthread_create(thread, NULL, do_close_later, (void *)(long)fd);
 }
 
 static void *do_work(void *arg)
@@ -202,6 +192,12 @@ int write_file(const char *path, const char *fmt, ...)
 	return r;
 }
 
+const char *fail_nth_unsupported(void)
+{
+	return no_access(FAULT_DIR "failslab/ignore-gfp-wait", W_OK,
+			 "CONFIG_FAILSLAB or debugfs is missing");
+}
+
 int fail_nth_open(void)
 {
 	/* If possible, make page allocations fail, too. */
@@ -209,10 +205,9 @@ int fail_nth_open(void)
 	write_file(FAULT_DIR "fail_page_alloc/min-order", "0");
 	write_file(FAULT_DIR "fail_page_alloc/verbose", "0");
 	write_file(FAULT_DIR "failslab/verbose", "0");
-	if (write_file(FAULT_DIR "failslab/ignore-gfp-wait", "N"))
-		return -1;
+	write_file(FAULT_DIR "failslab/ignore-gfp-wait", "N");
 
-	return open("/proc/thread-self/fail-nth", O_RDWR);
+	return open_path_or_exit("/proc/thread-self/fail-nth", O_RDWR);
 }
 
 void fail_nth_start(int fd, int nth)
@@ -236,19 +231,9 @@ bool fail_nth_came(int fd)
 
 u64 read_meminfo(const char *key)
 {
-	char line[128];
-	u64 kib = -1;
-	FILE *f;
+	long kib = cg_read_key_long("/proc", "meminfo", key);
 
-	f = fopen("/proc/meminfo", "r");
-	TEST_ASSERT(f, "Cannot open /proc/meminfo");
-	while (fgets(line, sizeof(line), f) && kib == -1) {
-		if (!strncmp(line, key, strlen(key)) && line[strlen(key)] == ':')
-			kib = strtoull(line + strlen(key) + 1, NULL, 10);
-	}
-	fclose(f);
-
-	TEST_ASSERT(kib != -1, "No %s in /proc/meminfo", key);
+	TEST_ASSERT(kib >= 0, "No %s in /proc/meminfo", key);
 	return kib * 1024;
 }
 
@@ -258,7 +243,7 @@ const char *trace_unsupported(const char *event)
 
 	snprintf(path, sizeof(path), TRACING "events/%s/enable", event);
 	if (access(TRACING "instances", W_OK) || access(path, F_OK))
-		return "no tracepoints in " TRACING;
+		return "no tracepoints in " TRACING " (this needs root and tracefs)";
 
 	return NULL;
 }
@@ -314,7 +299,7 @@ int trace_take(struct trace *t, char *text, size_t size)
 	}
 	fclose(f);
 
-	/* Opening the file for writing clears it. */
+	/* Truncating the file removes the events from the buffer. */
 	f = fopen(path, "w");
 	TEST_ASSERT(f, "Cannot open %s", path);
 	fclose(f);

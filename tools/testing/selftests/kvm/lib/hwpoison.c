@@ -22,13 +22,10 @@ const char *hwpoison_unsupported(void)
 	if (geteuid())
 		return "memory errors need root";
 
-	if (access(DEBUGFS "corrupt-pfn", W_OK))
-		return "no " DEBUGFS "corrupt-pfn (CONFIG_HWPOISON_INJECT)";
-
-	if (access("/proc/kpageflags", R_OK))
-		return "no /proc/kpageflags (CONFIG_PROC_PAGE_MONITOR)";
-
-	return NULL;
+	return no_access(DEBUGFS "corrupt-pfn", W_OK,
+			 "no " DEBUGFS "corrupt-pfn (CONFIG_HWPOISON_INJECT)") ?:
+	       no_access("/proc/kpageflags", R_OK,
+			 "no /proc/kpageflags (CONFIG_PROC_PAGE_MONITOR)");
 }
 
 static u64 struck[MAX_STRUCK];
@@ -46,7 +43,6 @@ int hwpoison_inject(u64 pfn)
 {
 	int r = write_file(DEBUGFS "corrupt-pfn", "0x%lx", pfn);
 
-	/* A page that is reported as busy is poisoned nevertheless. */
 	if (!r || r == -EBUSY)
 		hwpoison_remember(pfn);
 	return r;
@@ -56,7 +52,7 @@ static int hwpoison_unpoison(u64 pfn)
 {
 	int tries, r = -EBUSY;
 
-	/* Unpoisoning fails while others hold references, e.g. for a moment. */
+	/* Unpoisoning fails while others hold references, however briefly. */
 	for (tries = 0; r == -EBUSY && tries < 50; tries++) {
 		if (tries)
 			usleep(10000);
@@ -109,7 +105,7 @@ void hwpoison_log_read(int fd, u64 pfn, char *handling, size_t size)
 
 u64 hwpoison_lost_memory(void)
 {
-	return read_meminfo("HardwareCorrupted");
+	return read_meminfo("HardwareCorrupted:");
 }
 
 static u64 read_entry(const char *path, u64 index)
@@ -129,6 +125,11 @@ u64 hwpoison_page_flags(u64 pfn)
 	return read_entry("/proc/kpageflags", pfn);
 }
 
+const char *hwpoison_pfn_unsupported(void)
+{
+	return geteuid() ? "the pfns of mapped pages need root" : NULL;
+}
+
 u64 hwpoison_mapped_pfn(const void *hva)
 {
 	u64 entry = read_entry("/proc/self/pagemap", (u64)hva / getpagesize());
@@ -136,9 +137,10 @@ u64 hwpoison_mapped_pfn(const void *hva)
 	return entry & BIT_ULL(63) ? entry & GENMASK_ULL(54, 0) : 0;
 }
 
-bool hwpoison_can_alloc_gmem_page(void)
+const char *hwpoison_alloc_unsupported(void)
 {
-	return !trace_unsupported(EVENT);
+	return trace_unsupported(EVENT) ?
+	       "no tracepoint that reports the pfn of private memory" : NULL;
 }
 
 /*

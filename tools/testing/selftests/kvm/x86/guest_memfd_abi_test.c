@@ -9,7 +9,6 @@
 #include "gmem_test.h"
 
 #define NR_PAGES	16
-#define DATA_SIZE	(NR_PAGES * PAGE_SIZE)
 #define GARBAGE		0x5a5a5a5a5a5a5a5aull
 
 #define NR_getpid_32	20
@@ -137,7 +136,7 @@ FIXTURE_VARIANT_ADD(abi, ia32) {
 FIXTURE_SETUP(abi)
 {
 	if (variant->ia32 && !has_ia32_emulation())
-		SKIP(exit(KSFT_SKIP), "no 32-bit system calls (CONFIG_IA32_EMULATION)");
+		SKIP(return, "no 32-bit system calls (CONFIG_IA32_EMULATION)");
 
 	use_ia32 = variant->ia32;
 	gmem_vm_create(g, NR_PAGES);
@@ -150,20 +149,30 @@ FIXTURE_TEARDOWN(abi)
 
 TEST_F(abi, large_offsets)
 {
-	const u64 size = 1ull << 42, page = size - PAGE_SIZE;
-	struct kvm_memory_attributes2 attrs = range(page, PAGE_SIZE, PRIVATE);
-	int fd = gmem_create_shared(g, size);
-	char *mem;
+	const u64 size = 1ull << 46, page = size - PAGE_SIZE;
+	struct kvm_memory_attributes2 attrs = range(0, size, PRIVATE);
+	struct gmem_vm far = { .fd = gmem_create_shared(g, size) };
+	int pin;
 
-	mem = __kvm_mmap(PAGE_SIZE, PROT_READ, MAP_SHARED, fd, page);
-	ASSERT_EQ(0, madvise(mem, PAGE_SIZE, MADV_POPULATE_READ));
-	EXPECT_UNTOUCHED(0, fd, &attrs);
-	ASSERT_EQ(-1, madvise(mem, PAGE_SIZE, MADV_POPULATE_READ));
+	far.mem = __kvm_mmap(PAGE_SIZE, PROT_READ | PROT_WRITE, MAP_SHARED, far.fd, page);
+	*gmem_hva(&far, 0) = 1;
+	if (!gmem_pin_unsupported()) {
+		pin = gmem_pin(&far, 0, 1);
+		ASSERT_EQ(EAGAIN, set_attrs(far.fd, &attrs));
+		ASSERT_EQ(page, attrs.error_offset);
+		gmem_set_private(far.fd, 0, page);
+		kvm_close(pin);
+	}
+
+	ASSERT_TRUE(gmem_host_can_access(&far, 0, 1));
+	attrs = range(page, PAGE_SIZE, PRIVATE);
+	EXPECT_UNTOUCHED(0, far.fd, &attrs);
+	ASSERT_FALSE(gmem_host_can_access(&far, 0, 1));
 
 	attrs.offset = size;
-	EXPECT_UNTOUCHED(EINVAL, fd, &attrs);
-	kvm_munmap(mem, PAGE_SIZE);
-	kvm_close(fd);
+	EXPECT_UNTOUCHED(EINVAL, far.fd, &attrs);
+	kvm_munmap(far.mem, PAGE_SIZE);
+	kvm_close(far.fd);
 }
 
 TEST_F(abi, other_ioctls)
@@ -293,9 +302,11 @@ TEST_F(abi, no_op)
 	struct kvm_memory_attributes2 attrs = range(0, DATA_SIZE, SHARED);
 	int pin = -1, i, round;
 
+	SKIP_IF(hwpoison_pfn_unsupported());
+
 	memset(g->mem, 0xaa, DATA_SIZE);
 	gmem_count_faults(g, 0, NR_PAGES);
-	if (gmem_can_pin())
+	if (!gmem_pin_unsupported())
 		pin = gmem_pin(g, 3, 1);
 
 	for (round = 0; round < 2; round++) {
@@ -322,10 +333,9 @@ TEST_F(abi, busy_page)
 	struct kvm_memory_attributes2 expected;
 	int pin;
 
-	if (!gmem_can_pin())
-		SKIP(return, "CONFIG_GUP_TEST is not enabled");
+	SKIP_IF(gmem_pin_unsupported());
 
-	/* Mapping a page doesn't make it busy; pages 8 and 9 aren't shared. */
+	/* Neither being mapped nor being private already makes a page busy. */
 	memset(g->mem, 0xaa, DATA_SIZE);
 	gmem_make_private(g, 8, 2);
 	pin = gmem_pin(g, 5, 1);
@@ -350,9 +360,9 @@ TEST_F(abi, busy_page)
 }
 
 /*
- * The struct may be in the memory to be converted, as long as that is shared:
- * even in the very page that is in use, which KVM unmaps before it writes
- * error_offset.
+ * The struct may be in the memory to be converted, as long as that is shared.
+ * It may even be in the very page that is in use, which KVM unmaps before it
+ * writes error_offset.
  */
 TEST_F(abi, struct_in_the_file)
 {
@@ -361,7 +371,7 @@ TEST_F(abi, struct_in_the_file)
 
 	attrs = __kvm_mmap(PAGE_SIZE, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_32BIT,
 			   g->fd, 5 * PAGE_SIZE);
-	if (gmem_can_pin()) {
+	if (!gmem_pin_unsupported()) {
 		*attrs = range(0, DATA_SIZE, PRIVATE);
 		pin = gmem_pin(g, 5, 1);
 		ASSERT_EQ(EAGAIN, do_ioctl(g->fd, KVM_SET_MEMORY_ATTRIBUTES2, attrs));

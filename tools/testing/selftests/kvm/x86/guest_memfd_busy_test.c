@@ -8,7 +8,6 @@
 #include "gmem_test.h"
 
 #define NR_PAGES	16
-#define DATA_SIZE	(NR_PAGES * PAGE_SIZE)
 #define MANY_PAGES	1024
 #define ALLOCATE_SIZE	SZ_128M
 
@@ -66,7 +65,7 @@ TEST_F_TIMEOUT(busy, pins_dropped_one_by_one, 120)
 		pins[g->error_page] = -1;
 	}
 	ASSERT_CONVERTED(0, NR_PAGES, PRIVATE);
-	TH_LOG("reported after %lu ms", median(ms, NR_PAGES));
+	TH_LOG("a page is reported after %lu ms (median)", median(ms, NR_PAGES));
 	ASSERT_GT(500, median(ms, NR_PAGES));
 }
 
@@ -90,28 +89,6 @@ TEST_F(busy, two_pins)
 	kvm_close(pins[1]);
 	ASSERT_CONVERTED(2, 14, PRIVATE);
 	ASSERT_TRUE(gmem_host_can_access_all_but(g, 2, 14));
-}
-
-TEST_F(busy, large_error_offset)
-{
-	const u64 size = 1ull << 46, offset = size - 2 * PAGE_SIZE;
-	struct gmem_vm far = { .fd = gmem_create_shared(g, size) };
-	u64 error_offset = 0;
-	int pin;
-
-	far.mem = __kvm_mmap(2 * PAGE_SIZE, PROT_READ | PROT_WRITE, MAP_SHARED,
-			     far.fd, offset);
-	*gmem_hva(&far, 1) = 1;
-	pin = gmem_pin(&far, 1, 1);
-	ASSERT_EQ(-1, __gmem_set_attributes(far.fd, 0, size, PRIVATE, &error_offset));
-	ASSERT_EQ(EAGAIN, errno);
-	ASSERT_EQ(offset + PAGE_SIZE, error_offset);
-	gmem_set_private(far.fd, 0, size - PAGE_SIZE);
-
-	kvm_close(pin);
-	gmem_set_private(far.fd, 0, size);
-	kvm_munmap(far.mem, 2 * PAGE_SIZE);
-	kvm_close(far.fd);
 }
 
 /* A page may be unpinned during the wait, even if it was just reported as busy. */
@@ -294,9 +271,4 @@ TEST_F(many, racing_pins)
 	EXPECT_LT(0, pinner.nr_done);
 }
 
-static const char *unsupported(void)
-{
-	return gmem_can_pin() ? gmem_vm_unsupported() : "CONFIG_GUP_TEST is not enabled";
-}
-
-GMEM_TEST_MAIN(unsupported())
+GMEM_TEST_MAIN(gmem_pin_unsupported() ?: gmem_vm_unsupported())

@@ -9,7 +9,6 @@
 #include "gmem_test.h"
 
 #define NR_PAGES	16
-#define DATA_SIZE	(NR_PAGES * PAGE_SIZE)
 #define NR_FAULTS	256
 /* So many that nearly every fault has to wait for their conversion. */
 #define NR_FLIPS	2048
@@ -18,16 +17,22 @@ GMEM_FIXTURE(conversion, NR_PAGES)
 
 TEST_F(conversion, contents)
 {
-	u64 pfn = gmem_host_pfn(g, 3);
+	u64 pfn;
 
+	SKIP_IF(hwpoison_pfn_unsupported());
+
+	pfn = gmem_host_pfn(g, 3);
 	*gmem_hva(g, 3) = 0x1111;
 	ASSERT_EQ(0x1111, gmem_read(g, 3));
 
 	gmem_make_private(g, 3, 1);
 	ASSERT_EQ(0x1111, gmem_read(g, 3));
 	ASSERT_EQ(0x2222, gmem_write(g, 3, 0x2222));
+	ASSERT_GT(0, __gmem_pin(g, 3, 1));
 
 	gmem_make_shared(g, 3, 1);
+	if (!gmem_pin_unsupported())
+		kvm_close(gmem_pin(g, 3, 1));
 	ASSERT_EQ(0x2222, *gmem_hva(g, 3));
 	ASSERT_EQ(pfn, gmem_host_pfn(g, 3));
 	*gmem_hva(g, 3) = 0x3333;
@@ -49,7 +54,7 @@ TEST_F(conversion, host_access)
 		ASSERT_EQ(0xaaaaaaaaaaaaaaaaul, *gmem_hva(g, i));
 }
 
-/* In either state, memory is zero if it was never touched or is punched out. */
+/* In either state, memory that was never touched or was punched out is zero. */
 TEST_F(conversion, new_memory)
 {
 	int i;
@@ -74,19 +79,6 @@ TEST_F(conversion, new_memory)
 	gmem_punch_hole(g, 0, NR_PAGES);
 	gmem_make_shared(g, 0, 1);
 	ASSERT_EQ(0, *gmem_hva(g, 0));
-}
-
-TEST_F(conversion, pin_of_private_page)
-{
-	if (!gmem_can_pin())
-		SKIP(return, "CONFIG_GUP_TEST is not enabled");
-
-	*gmem_hva(g, 0) = 0x1111;
-	gmem_make_private(g, 0, 1);
-	ASSERT_GT(0, __gmem_pin(g, 0, 1));
-
-	gmem_make_shared(g, 0, 1);
-	kvm_close(gmem_pin(g, 0, 1));
 }
 
 /* A conversion zaps and flushes once, for any number of pages, ranges and slots. */
@@ -225,7 +217,7 @@ static bool flip_pages(u64 n)
 	return true;
 }
 
-/* Return the number of tries per fault, in percent: the median of several windows. */
+/* Return how many tries 100 faults take, the median of several windows. */
 static u64 count_tries(struct kvm_vcpu *vcpu)
 {
 	struct timespec start;
@@ -259,8 +251,7 @@ TEST_F_TIMEOUT(kvm, fault_tries, 120)
 	u64 tries, quiet_tries;
 	struct kvm_vcpu *vcpu;
 
-	if (nr_cpus() < 2)
-		SKIP(return, "only one CPU");
+	SKIP_IF(smp_unsupported());
 
 	pin_self_to_cpu(nth_cpu(0));
 	gmem_allocate(g, 0, NR_FLIPS);

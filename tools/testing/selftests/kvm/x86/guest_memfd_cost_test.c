@@ -16,12 +16,11 @@
 #include "gmem_test.h"
 
 #define NR_PAGES	64
-#define DATA_SIZE	(NR_PAGES * PAGE_SIZE)
 #define NR_WINDOWS	9
 
 #define NR_FRAGMENTS	100000
 #define FRAGMENTED_SIZE	((NR_FRAGMENTS + 1) * GMEM_FRAGMENT_SIZE)
-/* The maximum wait of others, also as a part of the time of the operation. */
+/* The maximum wait of others: in ms, and relative to the operation's time. */
 #define WAIT_MS		100
 #define WAIT_PERCENT	25
 
@@ -90,8 +89,7 @@ TEST_F_TIMEOUT(cost, failing_conversions, 120)
 	int pin, i;
 	pid_t pid;
 
-	if (!gmem_can_pin())
-		SKIP(return, "CONFIG_GUP_TEST is not enabled");
+	SKIP_IF(gmem_pin_unsupported());
 
 	kvm_madvise(g->mem, DATA_SIZE, MADV_POPULATE_WRITE);
 	pin = gmem_pin(g, NR_PAGES - 1, 1);
@@ -308,6 +306,5 @@ TEST_F_TIMEOUT(cost, close, 300)
 int main(int argc, char **argv)
 {
 	pin_self_to_cpu(nth_cpu(0));
-	return gmem_test_run(argc, argv,
-			     nr_cpus() < 2 ? "only one CPU" : gmem_vm_unsupported());
+	return gmem_test_run(argc, argv, smp_unsupported() ?: gmem_vm_unsupported());
 }

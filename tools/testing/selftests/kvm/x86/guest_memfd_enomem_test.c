@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
  * Test conversion of guest_memfd memory when memory is short: either the whole
- * range changes, or nothing does.  Memory that KVM keeps is charged to the
- * cgroup of the converting task until it is freed, and the limit of that cgroup
- * is enforced.
+ * range changes, or nothing does.  Memory for KVM's records of what is private
+ * is charged to the cgroup of the converting task until it is freed, and the
+ * limit of that cgroup is enforced.
  */
 #include <limits.h>
 #include <sys/prctl.h>
@@ -23,7 +23,7 @@
 
 /*
  * Use /proc/thread-self/fail-nth to make the nth allocation of this thread
- * fail, for one n after the other.
+ * fail, for each n in turn.
  */
 FIXTURE(alloc) {
 	int fail_nth;
@@ -31,10 +31,9 @@ FIXTURE(alloc) {
 
 FIXTURE_SETUP(alloc)
 {
-	self->fail_nth = fail_nth_open();
-	if (self->fail_nth < 0)
-		SKIP(exit(KSFT_SKIP), "CONFIG_FAILSLAB or debugfs is missing");
+	SKIP_IF(fail_nth_unsupported());
 
+	self->fail_nth = fail_nth_open();
 	gmem_vm_create(g, 3 * LEAF_PAGES);
 }
 
@@ -52,8 +51,7 @@ TEST_F_TIMEOUT(alloc, every_failure, 300)
 	bool to_private, failed;
 
 	for (round = 0; round < 100; round++) {
-		page = FIRST_PAGE + kvm_random_u32(&rng) % (NR_LOOKED_AT - 1);
-		nr = 1 + kvm_random_u32(&rng) % (end - page);
+		page = FIRST_PAGE + random_range(&rng, NR_LOOKED_AT, &nr);
 		to_private = kvm_random_bool(&rng);
 
 		ASSERT_CONVERTED(0, g->nr_pages, to_private ? SHARED : PRIVATE);
@@ -100,7 +98,7 @@ TEST_F(alloc, enomem_precedence)
 
 	*gmem_hva(g, pinned) = 1;
 	*gmem_hva(g, poisoned) = 1;
-	if (gmem_can_pin())
+	if (!gmem_pin_unsupported())
 		pin = gmem_pin(g, pinned, 1);
 	if (!hwpoison_unsupported())
 		ASSERT_EQ(0, gmem_poison(g, poisoned));
@@ -150,20 +148,19 @@ static int fail_with_pin(struct __test_metadata *_metadata, int fail_nth, int pi
 	return nr_failed;
 }
 
-/* Memory can also run out when a conversion tries again, after a busy page. */
+/* Memory can also run out when a conversion tries again after a wait. */
 TEST_F(alloc, enomem_during_wait)
 {
 	const int pinned = FIRST_PAGE + 20;
 	struct worker faulter = { "fault", host_fault };
 	int pin, nr_first, nr;
 
-	if (!gmem_can_pin())
-		SKIP(return, "CONFIG_GUP_TEST is not enabled");
+	SKIP_IF(gmem_pin_unsupported());
 
 	*gmem_hva(g, pinned) = 1;
 	pin = gmem_pin(g, pinned, 1);
 
-	/* It tries again only if others wait for the lock. */
+	/* A conversion tries again only if others wait for the lock. */
 	nr_first = fail_with_pin(_metadata, self->fail_nth, pinned);
 	workers_start(&faulter, 1);
 	nr = fail_with_pin(_metadata, self->fail_nth, pinned);
@@ -297,13 +294,13 @@ TEST_F_TIMEOUT(memcg, charge, 300)
 
 	for (i = 0; i < 2; i++) {
 		before = charged(self->cgroup);
-		slab_before = read_meminfo("SUnreclaim");
+		slab_before = read_meminfo("SUnreclaim:");
 		ASSERT_EQ(0, convert_in_cgroup(self->cgroup, self->fd, NR_FRAGMENTS).err);
 		ASSERT_EQ(2 * NR_FRAGMENTS + 1, gmem_read_fdinfo(getpid(), self->fd).ranges);
 
 		/* Don't count memory that is only waiting to be freed. */
 		sleep(2);
-		kept = read_meminfo("SUnreclaim") - slab_before;
+		kept = read_meminfo("SUnreclaim:") - slab_before;
 		cost = charged(self->cgroup) - before;
 		TH_LOG("%ld of %ld KiB are charged, which is %ld bytes a range",
 		       cost / 1024, kept / 1024, cost / 2 / NR_FRAGMENTS);

@@ -12,73 +12,59 @@
 #include "numaif.h"
 
 #define NR_PAGES	16
-#define DATA_SIZE	(NR_PAGES * PAGE_SIZE)
 
 GMEM_FIXTURE(file, NR_PAGES)
 
+#define BOUND_SIZE	BIT_ULL(38)
+
 /*
- * Unbound files, from one page to the maximum size.  They are empty except for
- * one page, so their size must not matter.
+ * Files from one page to the maximum size, of which one is bound to a memslot
+ * as a whole.  They are empty except for two pages, so their size must not
+ * matter.
  */
 TEST_F(file, sizes)
 {
 	static const u64 sizes[] = {
-		PAGE_SIZE, SZ_1G, 1ull << 40, 1ull << 46, LLONG_MAX & PAGE_MASK,
+		PAGE_SIZE, SZ_1G, BOUND_SIZE, 1ull << 40, 1ull << 46,
+		LLONG_MAX & PAGE_MASK,
 	};
 	struct timespec start = time_now();
 	int i, round, fd;
-	char *mem;
+	char *mem, *last;
 
 	for (i = 0; i < ARRAY_SIZE(sizes); i++) {
-		u64 size = sizes[i], last = size - PAGE_SIZE, error_offset = 0;
+		u64 size = sizes[i], mapped = min_t(u64, size, 1ull << 46);
+		u64 error_offset = 0;
 
 		fd = vm_create_guest_memfd(g->vm, size, GUEST_MEMFD_FLAG_MMAP);
 		ASSERT_EQ(-1, __gmem_set_attributes(fd, size, PAGE_SIZE, SHARED,
 						    &error_offset));
 		ASSERT_EQ(EINVAL, errno);
 
-		gmem_set_shared(fd, last, PAGE_SIZE);
-		mem = __kvm_mmap(PAGE_SIZE, PROT_READ | PROT_WRITE, MAP_SHARED,
-				 fd, last);
-		*mem = 1;
+		/* Map the end of the file if it is too large for the address space. */
+		mem = __kvm_mmap(mapped, PROT_READ | PROT_WRITE,
+				 MAP_SHARED | MAP_NORESERVE, fd, size - mapped);
+		last = mem + mapped - PAGE_SIZE;
+		if (size == BOUND_SIZE)
+			vm_set_user_memory_region2(g->vm, GMEM_SLOT + 1, KVM_MEM_GUEST_MEMFD,
+						   size, size, mem, fd, 0);
+
+		gmem_set_shared(fd, size - PAGE_SIZE, PAGE_SIZE);
+		last[1] = 2;
+		gmem_set_shared(fd, 0, size);
+		mem[0] = 1;
 		for (round = 0; round < 50; round++) {
 			gmem_set_private(fd, 0, size);
-			ASSERT_EQ(-1, madvise(mem, PAGE_SIZE, MADV_POPULATE_READ));
+			ASSERT_EQ(size, gmem_read_fdinfo(getpid(), fd).private);
+			ASSERT_EQ(-1, madvise(last, PAGE_SIZE, MADV_POPULATE_READ));
 			gmem_set_shared(fd, 0, size);
-			ASSERT_EQ(1, *mem);
+			ASSERT_EQ(1, mem[0]);
+			ASSERT_EQ(2, last[1]);
 		}
-		kvm_munmap(mem, PAGE_SIZE);
+		kvm_munmap(mem, mapped);
 		kvm_close(fd);
 	}
 	ASSERT_GT(10000, elapsed_ms(start));
-}
-
-/* A file that is empty except at its ends, and bound to a memslot as a whole. */
-TEST_F(file, huge_memslot)
-{
-	const u64 size = 1ull << 38, gpa = size;
-	struct timespec start;
-	char *mem;
-	int fd, i;
-
-	fd = gmem_create_shared(g, size);
-	mem = kvm_mmap(size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, fd);
-	vm_set_user_memory_region2(g->vm, GMEM_SLOT + 1, KVM_MEM_GUEST_MEMFD,
-				   gpa, size, mem, fd, 0);
-	mem[0] = 1;
-	mem[size - 1] = 2;
-
-	start = time_now();
-	for (i = 0; i < 50; i++) {
-		gmem_set_private(fd, 0, size);
-		ASSERT_EQ(size, gmem_read_fdinfo(getpid(), fd).private);
-		gmem_set_shared(fd, 0, size);
-		ASSERT_EQ(1, mem[0]);
-		ASSERT_EQ(2, mem[size - 1]);
-	}
-	ASSERT_GT(10000, elapsed_ms(start));
-	kvm_munmap(mem, size);
-	kvm_close(fd);
 }
 
 TEST_F(file, without_mmap)
@@ -224,12 +210,13 @@ TEST_F(file, memslot_flags)
 TEST_F(file, unevictable_pages)
 {
 	const u64 wanted = BIT_ULL(KPF_LRU) | BIT_ULL(KPF_UNEVICTABLE);
-	u64 pfn = gmem_host_pfn(g, 2);
+	u64 pfn;
 	int i;
 
-	if (access("/proc/kpageflags", R_OK))
-		SKIP(return, "no /proc/kpageflags (CONFIG_PROC_PAGE_MONITOR)");
+	SKIP_IF(no_access("/proc/kpageflags", R_OK,
+			  "no /proc/kpageflags (CONFIG_PROC_PAGE_MONITOR)"));
 
+	pfn = gmem_host_pfn(g, 2);
 	for (i = 0; i < 2; i++) {
 		/* Drain the LRU cache that may still hold the page. */
 		gmem_make_private(g, 2, 1);
@@ -282,19 +269,11 @@ TEST_F(file, numa_policy)
 TEST_F(file, other_descriptors)
 {
 	struct gmem_vm other;
-	int status;
 	char *mem;
-	pid_t pid;
 
 	gmem_vm_create(&other, NR_PAGES);
 	gmem_write(&other, 3, 0x1111);
-	pid = fork();
-	if (!pid) {
-		gmem_make_private(&other, 1, 1);
-		_exit(0);
-	}
-	ASSERT_EQ(pid, waitpid(pid, &status, 0));
-	ASSERT_EQ(0, status);
+	ASSERT_IN_CHILD(!gmem_convert(&other, 1, 1, PRIVATE));
 	ASSERT_TRUE(gmem_host_can_access_all_but(&other, 1, 1));
 
 	g->fd = kvm_dup(other.fd);
@@ -324,7 +303,7 @@ TEST_F(file, close_under_vcpu)
 	g->fd = -1;
 	g->mem = kvm_mmap(DATA_SIZE, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS, -1);
 
-	kvm_pthread_join(hammer.thread, NULL);
+	gmem_hammer_join(&hammer, 1);
 	run = hammer.vcpu->run;
 	ASSERT_EQ(EFAULT, hammer.err);
 	ASSERT_EQ(KVM_EXIT_MEMORY_FAULT, run->exit_reason);

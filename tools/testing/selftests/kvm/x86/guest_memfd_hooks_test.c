@@ -20,25 +20,29 @@ struct counters {
 	int released_chunks;
 };
 
-static struct counters read_counters(void)
+static int read_counter(const char *name)
 {
-	static const char * const names[] = {
-		"assigned", "released", "unflushed", "leaked",
-		"assigned_chunks", "released_chunks",
-	};
-	int values[ARRAY_SIZE(names)], i;
 	char path[128];
+	int value;
 	FILE *f;
 
-	for (i = 0; i < ARRAY_SIZE(names); i++) {
-		snprintf(path, sizeof(path), HOOKS "%s", names[i]);
-		f = fopen(path, "r");
-		TEST_ASSERT(f, "Cannot open %s", path);
-		TEST_ASSERT(fscanf(f, "%d", &values[i]) == 1, "Cannot read %s", path);
-		fclose(f);
-	}
+	snprintf(path, sizeof(path), HOOKS "%s", name);
+	f = fopen(path, "r");
+	TEST_ASSERT(f, "Cannot open %s", path);
+	TEST_ASSERT(fscanf(f, "%d", &value) == 1, "Cannot read %s", path);
+	fclose(f);
+	return value;
+}
+
+static struct counters read_counters(void)
+{
 	return (struct counters) {
-		values[0], values[1], values[2], values[3], values[4], values[5],
+		.assigned = read_counter("assigned"),
+		.released = read_counter("released"),
+		.unflushed = read_counter("unflushed"),
+		.leaked = read_counter("leaked"),
+		.assigned_chunks = read_counter("assigned_chunks"),
+		.released_chunks = read_counter("released_chunks"),
 	};
 }
 
@@ -185,7 +189,7 @@ TEST_F(hooks, release_of_freed_pages)
 	EXPECT_COUNTERS(1, 0, 0);
 }
 
-/* vCPUs keep faulting in pages, at any point of a conversion. */
+/* Fault in pages from two vCPUs, at any point during a conversion. */
 TEST_F_TIMEOUT(hooks, order_under_load, 300)
 {
 	struct gmem_hammer hammers[2];
@@ -315,7 +319,7 @@ TEST_F(hooks, failed_release_of_freed_page)
 /* In seconds, for a busy machine. */
 #define CHUNK_TIMEOUT	300
 
-/* Memory in chunks, each of which is passed to the hooks as a whole. */
+/* Memory in chunks, which are passed to the hooks as a whole if possible. */
 HOOKS_FIXTURE(chunk, gmem_vm_create_huge, 2 * GMEM_CHUNK_PAGES)
 
 #define EXPECT_CHUNKS(nr_assigned, nr_released, assigned_calls, released_calls)	\
@@ -365,7 +369,7 @@ TEST_F_TIMEOUT(chunk, part, CHUNK_TIMEOUT)
 	gmem_read(g, 209);
 	EXPECT_CHUNKS(2, 0, 0, 0);
 
-	/* Once the whole chunk is private, all missing pages get assigned. */
+	/* Once the whole chunk is private, one fault assigns the rest of it. */
 	gmem_make_private(g, 100, 1);
 	gmem_read(g, 100);
 	EXPECT_CHUNKS(9, 0, 1, 0);
@@ -478,7 +482,7 @@ TEST_F_TIMEOUT(chunk, poisoned, CHUNK_TIMEOUT)
 	EXPECT_EQ(0, hwpoison_unpoison_all());
 }
 
-/* Wait for a chunk to be assigned, which may take long on a busy machine. */
+/* Wait for a chunk to be assigned, which may take a while on a busy machine. */
 static void wait_for_chunk(int nr_before)
 {
 	struct timespec start = time_now();
@@ -510,12 +514,6 @@ TEST_F_TIMEOUT(chunk, order_under_load, CHUNK_TIMEOUT)
 	EXPECT_LT(seen_first.released_chunks, seen.released_chunks);
 }
 
-static const char *unsupported(void)
-{
-	if (access(HOOKS "fail_release", R_OK))
-		return "no " HOOKS " (CONFIG_KVM_GMEM_TEST_HOOKS)";
-
-	return gmem_vm_unsupported();
-}
-
-GMEM_TEST_MAIN(unsupported())
+GMEM_TEST_MAIN(no_access(HOOKS "fail_release", R_OK,
+			 "no " HOOKS " (CONFIG_KVM_GMEM_TEST_HOOKS)") ?:
+	       gmem_vm_unsupported())

@@ -65,10 +65,9 @@ TEST_F(huge, populate_by_fallocate)
 
 TEST_F(huge, parameter_is_sampled)
 {
-	bool on = gmem_hugepages();
+	bool on = gmem_set_hugepages(false);
 	struct gmem_vm other;
 
-	gmem_set_hugepages(false);
 	gmem_vm_create(&other, NR_PAGES);
 	gmem_set_hugepages(true);
 	gmem_write(&other, 0, 1);
@@ -154,7 +153,7 @@ TEST_F_TIMEOUT(huge, allocation_fails, 300)
 		ASSERT_EQ(allocated == GMEM_CHUNK_PAGES,
 			  gmem_read_fdinfo(getpid(), g->fd).chunks);
 
-		/* Leftovers must not keep the next chunk from being whole. */
+		/* Free what was allocated, to make room for the next chunk. */
 		gmem_punch_hole(g, 0, NR_PAGES);
 		ASSERT_EQ(0, gmem_read_fdinfo(getpid(), g->fd).allocated);
 	}
@@ -190,18 +189,21 @@ TEST_F(huge, memcg_limit)
 	free(cgroup);
 }
 
-/* A conversion succeeds even if there is no memory to split a huge mapping. */
+/*
+ * A conversion fails if there is no memory to store the attributes, but not if
+ * there is none to split a huge mapping.
+ */
 TEST_F(huge, split_fails)
 {
-	int fail_nth = fail_nth_open(), nth, r, nr_unsplit = 0;
+	int fail_nth, nth, r, nr_unsplit = 0;
 	bool failed = true;
 	u64 faults;
 
-	if (fail_nth < 0)
-		SKIP(return, "CONFIG_FAILSLAB or debugfs is missing");
+	SKIP_IF(fail_nth_unsupported());
 
+	fail_nth = fail_nth_open();
 	for (nth = 1; failed; nth++) {
-		convert(g, 0, NR_PAGES, PRIVATE);
+		gmem_make_private(g, 0, NR_PAGES);
 		gmem_fill(g, 0, NR_PAGES);
 		ASSERT_EQ(NR_CHUNKS, nr_huge(self));
 
@@ -226,4 +228,4 @@ TEST_F(huge, split_fails)
 	ASSERT_LT(0, nr_unsplit);
 }
 
-GMEM_TEST_MAIN(gmem_vm_unsupported())
+GMEM_TEST_MAIN(gmem_vm_unsupported() ?: gmem_hugepages_unsupported())

@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
  * Test huge pages of guest_memfd memory while vCPUs are running: if memslots
- * are recreated or the file is closed, a vCPU sees the current contents, or
- * exits because there is no memory.  A nested guest must see the same as its
- * host.
+ * are recreated or the file is closed, a vCPU must see the current contents, or
+ * exit because there is no memory.  vCPUs must make progress while a page of a
+ * chunk is being converted.  A nested guest must see the same memory as the
+ * guest that runs it.
  */
 #include "gmem_huge.h"
 #include "svm_util.h"
@@ -11,13 +12,12 @@
 /* If there are fewer CPUs, some vCPUs get preempted in memslot lookups. */
 #define NR_VCPUS	4
 #define PASS_SECONDS	120
-/* The value that the guest reads from an MMIO exit. */
+/* The value that the guest reads if the access exits as MMIO. */
 #define NOTHING		~0ull
 
 /* Written by the host. */
 static u64 slot_seq;
 static u64 generation;
-static u64 stop;
 
 /* Written by the guest: the number of pages that each vCPU has accessed. */
 static u64 nr_pages[NR_VCPUS];
@@ -47,7 +47,7 @@ static void guest_follow(u64 id)
 {
 	u64 i, seq, value, *p;
 
-	while (!READ_ONCE(stop)) {
+	while (!gmem_hammer_stopped()) {
 		for (i = 0; i < GMEM_CHUNK_PAGES; i++) {
 			p = (u64 *)(GMEM_GPA + i * PAGE_SIZE);
 			seq = READ_ONCE(slot_seq);
@@ -69,12 +69,12 @@ static void guest_follow(u64 id)
 	GUEST_DONE();
 }
 
-/* Read all pages, of one file after another. */
+/* Read all pages, again and again.  Each new file has its own @generation. */
 static void guest_read_all(u64 id)
 {
 	u64 i, value;
 
-	while (!READ_ONCE(stop)) {
+	while (!gmem_hammer_stopped()) {
 		for (i = 0; i < NR_PAGES; i++) {
 			value = READ_ONCE(*(u64 *)(GMEM_GPA + i * PAGE_SIZE));
 			GUEST_ASSERT_EQ(value, gmem_pattern(i) + READ_ONCE(generation));
@@ -82,30 +82,6 @@ static void guest_read_all(u64 id)
 		}
 	}
 	GUEST_DONE();
-}
-
-/* Run until the guest is done, or KVM_RUN fails.  Return the errno. */
-static void *run_vcpu(void *arg)
-{
-	struct kvm_vcpu *vcpu = arg;
-	struct kvm_run *run = vcpu->run;
-
-	for (;;) {
-		if (_vcpu_run(vcpu))
-			return (void *)(long)errno;
-
-		if (run->exit_reason == KVM_EXIT_MMIO) {
-			TEST_ASSERT(run->mmio.phys_addr >= GMEM_GPA &&
-				    run->mmio.phys_addr < GMEM_GPA + NR_PAGES * PAGE_SIZE,
-				    "MMIO at 0x%llx", run->mmio.phys_addr);
-			if (!run->mmio.is_write)
-				memset(run->mmio.data, 0xff, run->mmio.len);
-			continue;
-		}
-
-		gmem_get_ucall(vcpu, UCALL_DONE);
-		return NULL;
-	}
 }
 
 /* Wait until each vCPU has made @nr accesses that began after the call. */
@@ -134,65 +110,28 @@ static void set_slot_seq(struct kvm_vm *vm, u64 seq)
 	sync_global_to_guest(vm, slot_seq);
 }
 
-static int join(pthread_t thread)
-{
-	struct timespec deadline;
-	void *err;
-
-	clock_gettime(CLOCK_REALTIME, &deadline);
-	deadline.tv_sec += PASS_SECONDS;
-	TEST_ASSERT(!pthread_timedjoin_np(thread, &err, &deadline),
-		    "The vCPU is still running");
-	return (long)err;
-}
-
-static void start_vcpus(struct kvm_vm *vm, void *code, struct kvm_vcpu **vcpus,
-			pthread_t *threads)
-{
-	int i;
-
-	for (i = 0; i < NR_VCPUS; i++) {
-		vcpus[i] = vm_vcpu_add(vm, 1 + i, code);
-		vcpu_args_set(vcpus[i], 1, (u64)i);
-		kvm_pthread_create(&threads[i], NULL, run_vcpu, vcpus[i]);
-	}
-}
-
-/* Return the errno of a vCPU that has failed, or 0. */
-static int stop_vcpus(struct kvm_vm *vm, pthread_t *threads)
-{
-	int i, err = 0;
-
-	stop = 1;
-	sync_global_to_guest(vm, stop);
-	for (i = 0; i < NR_VCPUS; i++)
-		err = join(threads[i]) ?: err;
-	return err;
-}
-
 /* Without a memslot, there is no memory, so accesses are MMIO. */
 TEST_F_TIMEOUT(huge, slot_under_vcpus, 600)
 {
 	/* Wait for all pages to be read in every eighth round. */
 	const int nr_rounds = 32 * ARRAY_SIZE(slot_pages);
-	struct kvm_vcpu *vcpus[NR_VCPUS];
-	pthread_t threads[NR_VCPUS];
+	struct gmem_hammer hammers[NR_VCPUS];
 	bool whole;
 	int i, j;
 
 	for (i = 0; i < NR_PAGES; i++)
 		*gmem_hva(g, i) = gmem_pattern(i);
-	convert(g, GMEM_CHUNK_PAGES, GMEM_CHUNK_PAGES, PRIVATE);
+	gmem_make_private(g, GMEM_CHUNK_PAGES, GMEM_CHUNK_PAGES);
 	gmem_set_slot(g, GMEM_SLOT, 0, 0, 0);
 	gmem_set_slot(g, GMEM_SLOT, 0, GMEM_CHUNK_PAGES, slot_page(0));
 
-	start_vcpus(g->vm, guest_follow, vcpus, threads);
+	__gmem_hammer_start(g, hammers, NR_VCPUS, HAMMER_MMIO, guest_follow);
 
 	for (i = 1; i <= nr_rounds; i++) {
 		set_slot_seq(g->vm, 2 * i - 1);
 		gmem_set_slot(g, GMEM_SLOT, 0, 0, 0);
 		/* Convert a page while it is in no slot. */
-		convert(g, PAGE, 1, i % 2 ? 0 : PRIVATE);
+		gmem_make(g, PAGE, 1, i % 2 ? SHARED : PRIVATE);
 		gmem_set_slot(g, GMEM_SLOT, 0, GMEM_CHUNK_PAGES, slot_page(2 * i));
 		set_slot_seq(g->vm, 2 * i);
 
@@ -204,9 +143,9 @@ TEST_F_TIMEOUT(huge, slot_under_vcpus, 600)
 		}
 	}
 
-	ASSERT_EQ(0, stop_vcpus(g->vm, threads));
+	gmem_hammer_stop(g, hammers, NR_VCPUS);
 
-	convert(g, 0, NR_PAGES, 0);
+	gmem_make_shared(g, 0, NR_PAGES);
 	for (i = 0; i < NR_PAGES; i++) {
 		ASSERT_EQ(gmem_pattern(i), *gmem_hva(g, i));
 		for (j = 1; j <= NR_VCPUS; j++)
@@ -218,40 +157,40 @@ TEST_F_TIMEOUT(huge, slot_under_vcpus, 600)
 TEST_F_TIMEOUT(huge, file_closed_under_vcpu, 600)
 {
 	const u64 size = (u64)NR_PAGES * PAGE_SIZE;
-	bool on = gmem_hugepages();
-	struct kvm_vcpu *vcpu;
+	struct gmem_hammer hammer;
 	struct kvm_run *run;
-	pthread_t thread;
 	u64 round;
+	bool on;
 	int i;
-
-	vcpu = vm_vcpu_add(g->vm, 1, guest_read_all);
-	vcpu_args_set(vcpu, 1, 0ul);
-	run = vcpu->run;
 
 	for (round = 1; round <= 10; round++) {
 		for (i = 0; i < NR_PAGES; i++)
 			*gmem_hva(g, i) = gmem_pattern(i) + (round << 48);
-		convert(g, GMEM_CHUNK_PAGES, 2 * GMEM_CHUNK_PAGES, PRIVATE);
+		gmem_make_private(g, GMEM_CHUNK_PAGES, 2 * GMEM_CHUNK_PAGES);
 		generation = round << 48;
 		sync_global_to_guest(g->vm, generation);
 
 		/* The vCPU first repeats the access that failed. */
-		kvm_pthread_create(&thread, NULL, run_vcpu, vcpu);
+		if (round == 1)
+			__gmem_hammer_start(g, &hammer, 1, HAMMER_ONCE, guest_read_all);
+		else
+			gmem_hammer_resume(&hammer);
 		wait_for_pages(g->vm, 1, NR_PAGES);
 		ASSERT_EQ(NR_CHUNKS, nr_huge(self));
 
 		/* The mapping holds a reference to the file as well. */
 		kvm_munmap(g->mem, size);
 		kvm_close(g->fd);
-		ASSERT_EQ(EFAULT, join(thread));
+		gmem_hammer_join(&hammer, 1);
+		run = hammer.vcpu->run;
+		ASSERT_EQ(EFAULT, hammer.err);
 		ASSERT_EQ(KVM_EXIT_MEMORY_FAULT, run->exit_reason);
 		ASSERT_EQ(0, run->memory_fault.flags);
 		ASSERT_LE(GMEM_GPA, run->memory_fault.gpa);
 		ASSERT_GT(GMEM_GPA + size, run->memory_fault.gpa);
 		ASSERT_EQ(0, nr_huge(self));
 
-		gmem_set_hugepages(true);
+		on = gmem_set_hugepages(true);
 		g->fd = gmem_create_shared(g, size);
 		gmem_set_hugepages(on);
 		g->mem = kvm_mmap(size, PROT_READ | PROT_WRITE, MAP_SHARED, g->fd);
@@ -262,7 +201,7 @@ TEST_F_TIMEOUT(huge, file_closed_under_vcpu, 600)
 
 static bool flip(u64 n)
 {
-	convert(g, PAGE, 1, n % 2 ? 0 : PRIVATE);
+	gmem_make(g, PAGE, 1, n % 2 ? SHARED : PRIVATE);
 	return true;
 }
 
@@ -272,16 +211,15 @@ static bool flip(u64 n)
  */
 TEST_F_TIMEOUT(huge, one_page_flipping, 600)
 {
-	struct kvm_vcpu *vcpus[NR_VCPUS];
+	struct gmem_hammer hammers[NR_VCPUS];
 	struct worker flipper = { "convert", flip };
-	pthread_t threads[NR_VCPUS];
 	u64 taken = 0, fixed = 0, longest = 0;
 	int i;
 
 	for (i = 0; i < NR_PAGES; i++)
 		*gmem_hva(g, i) = gmem_pattern(i);
 	workers_start(&flipper, 1);
-	start_vcpus(g->vm, guest_read_all, vcpus, threads);
+	__gmem_hammer_start(g, hammers, NR_VCPUS, HAMMER_LOSSLESS, guest_read_all);
 
 	for (i = 0; i < 20; i++) {
 		struct timespec start = time_now();
@@ -289,15 +227,15 @@ TEST_F_TIMEOUT(huge, one_page_flipping, 600)
 		wait_for_pages(g->vm, NR_VCPUS, NR_PAGES);
 		longest = max(longest, elapsed_ms(start));
 
-		/* Make neighbours fault again. */
-		convert(g, PAGE + 1, 200, i % 2 ? 0 : PRIVATE);
+		/* Make the vCPUs fault on its neighbours again. */
+		gmem_make(g, PAGE + 1, 200, i % 2 ? SHARED : PRIVATE);
 	}
 
-	ASSERT_EQ(0, stop_vcpus(g->vm, threads));
+	gmem_hammer_stop(g, hammers, NR_VCPUS);
 	workers_stop(&flipper, 1);
 	for (i = 0; i < NR_VCPUS; i++) {
-		taken += vcpu_get_stat(vcpus[i], pf_taken);
-		fixed += vcpu_get_stat(vcpus[i], pf_fixed);
+		taken += vcpu_get_stat(hammers[i].vcpu, pf_taken);
+		fixed += vcpu_get_stat(hammers[i].vcpu, pf_fixed);
 	}
 	TH_LOG("%lu conversions, %lu faults, %lu mappings, a pass took %lu ms at most",
 	       flipper.nr_done, taken, fixed, longest);
@@ -349,14 +287,14 @@ TEST_F_TIMEOUT(huge, nested, 600)
 			      GMEM_GPA + i * SZ_2M, PG_LEVEL_2M);
 	tdp_identity_map_default_memslots(g->vm);
 
-	convert(g, 0, NR_PAGES, PRIVATE);
+	gmem_make_private(g, 0, NR_PAGES);
 	gmem_fill(g, 0, NR_PAGES);
 	ASSERT_EQ(NR_CHUNKS, nr_huge(self));
 	ASSERT_EQ(gmem_pattern(PAGE), l2_read(vcpu, PAGE));
 	ASSERT_EQ(NR_CHUNKS + 1, nr_huge(self));
 
 	/* Neither guest nor nested guest keeps the huge page of this chunk. */
-	convert(g, PAGE, 1, 0);
+	gmem_make_shared(g, PAGE, 1);
 	ASSERT_EQ(NR_CHUNKS - 1, nr_huge(self));
 	*gmem_hva(g, PAGE) = 0x1111;
 	ASSERT_EQ(0x1111, l2_read(vcpu, PAGE));
@@ -368,11 +306,11 @@ TEST_F_TIMEOUT(huge, nested, 600)
 	ASSERT_EQ(0, l2_read(vcpu, PAGE));
 
 	gmem_punch_hole(g, GMEM_CHUNK_PAGES, GMEM_CHUNK_PAGES);
-	convert(g, PAGE, 1, PRIVATE);
+	gmem_make_private(g, PAGE, 1);
 	gmem_fill(g, GMEM_CHUNK_PAGES, GMEM_CHUNK_PAGES);
 	for (i = GMEM_CHUNK_PAGES; i < 2 * GMEM_CHUNK_PAGES; i++)
 		ASSERT_EQ(gmem_pattern(i), l2_read(vcpu, i));
 	ASSERT_EQ(NR_CHUNKS + 1, nr_huge(self));
 }
 
-GMEM_TEST_MAIN(gmem_vm_unsupported())
+GMEM_TEST_MAIN(gmem_vm_unsupported() ?: gmem_hugepages_unsupported())

@@ -24,16 +24,12 @@ static u64 pattern(int page, u32 seq)
 
 #define IS_VALID(value, page)	(!(value) || (value) >> 32 == (u64)(page) + 1)
 
-static struct {
-	u64 stop;
-} stress;
-
 /* Read the first word of all pages, and write to a word that no other vCPU uses. */
 static void guest_stress(u64 id)
 {
 	u64 page = id, value, *p;
 
-	while (!READ_ONCE(stress.stop)) {
+	while (!gmem_hammer_stopped()) {
 		page = (page * 5 + 3) % NR_PAGES;
 		p = (u64 *)(GMEM_GPA + page * PAGE_SIZE);
 		value = READ_ONCE(*p);
@@ -43,22 +39,13 @@ static void guest_stress(u64 id)
 	GUEST_DONE();
 }
 
-static void *run_vcpu(void *arg)
-{
-	struct kvm_vcpu *vcpu = arg;
-
-	vcpu_run(vcpu);
-	gmem_get_ucall(vcpu, UCALL_DONE);
-	return NULL;
-}
-
 static void *run_host(void *arg)
 {
 	struct kvm_random_state rng = new_kvm_random_state(kvm_random_seed + 1);
 	u64 value;
 	int page;
 
-	while (!READ_ONCE(stress.stop)) {
+	while (!gmem_hammer_stopped()) {
 		page = kvm_random_u32(&rng) % NR_PAGES;
 		if (try_read(gmem_hva(g, page), &value))
 			TEST_ASSERT(IS_VALID(value, page), "Page %d contains 0x%lx", page,
@@ -84,23 +71,22 @@ FIXTURE_TEARDOWN(stress)
 }
 
 /* Pick a few pages, a chunk, all pages, or any range. */
-static void random_range(struct kvm_random_state *rng, int *page, int *nr)
+static int random_pages(struct kvm_random_state *rng, int *nr)
 {
-	*page = kvm_random_u32(rng) % NR_PAGES;
+	int page = random_range(rng, NR_PAGES, nr);
+
 	switch (kvm_random_u32(rng) % 8) {
 	case 0:
-		*page = round_down(*page, GMEM_CHUNK_PAGES);
 		*nr = GMEM_CHUNK_PAGES;
-		break;
+		return round_down(page, GMEM_CHUNK_PAGES);
 	case 1:
-		*nr = 1 + kvm_random_u32(rng) % (NR_PAGES - *page);
-		break;
+		return page;
 	case 2:
-		*page = 0;
 		*nr = NR_PAGES;
-		break;
+		return 0;
 	default:
-		*nr = 1 + kvm_random_u32(rng) % min(8, NR_PAGES - *page);
+		*nr = 1 + kvm_random_u32(rng) % min(8, NR_PAGES - page);
+		return page;
 	}
 }
 
@@ -114,8 +100,7 @@ static void do_convert(FIXTURE_DATA(stress) *self, struct kvm_random_state *rng,
 	if (nr >= GMEM_CHUNK_PAGES)
 		to_private = true;
 
-	gmem_set_attributes(g->fd, (u64)page * PAGE_SIZE, (u64)nr * PAGE_SIZE,
-			    to_private ? PRIVATE : 0);
+	gmem_make(g, page, nr, to_private ? PRIVATE : SHARED);
 	for (i = page; i < page + nr; i++)
 		self->private[i] = to_private;
 }
@@ -146,7 +131,8 @@ static void do_read(FIXTURE_DATA(stress) *self, int page)
 		    page, value, self->values[page]);
 
 	TEST_ASSERT(try_read(gmem_hva(g, page), &value) == !self->private[page],
-		    "Page %d is %s", page, self->private[page] ? "private" : "shared");
+		    "The host %s page %d", self->private[page] ?
+		    "can access private" : "can't access shared", page);
 	TEST_ASSERT(self->private[page] || value == self->values[page],
 		    "Host's page %d contains 0x%lx, not 0x%lx", page, value,
 		    self->values[page]);
@@ -155,26 +141,22 @@ static void do_read(FIXTURE_DATA(stress) *self, int page)
 TEST_F_TIMEOUT(stress, oracle, 24 * 60 * 60)
 {
 	struct kvm_random_state rng = new_kvm_random_state(kvm_random_seed);
-	pthread_t hammers[NR_HAMMERS], host;
+	struct gmem_hammer hammers[NR_HAMMERS];
 	struct timespec start = time_now();
 	u64 nr_done, pages_2m = 0, max_us = 0;
-	int i, page, nr;
+	int page, nr;
+	pthread_t host;
 
 	catch_sigbus();
 	gmem_write(g, 0, 0);
 
-	for (i = 0; i < NR_HAMMERS; i++) {
-		struct kvm_vcpu *vcpu = vm_vcpu_add(g->vm, 1 + i, guest_stress);
-
-		vcpu_args_set(vcpu, 1, (u64)i);
-		kvm_pthread_create(&hammers[i], NULL, run_vcpu, vcpu);
-	}
+	__gmem_hammer_start(g, hammers, NR_HAMMERS, HAMMER_LOSSLESS, guest_stress);
 	kvm_pthread_create(&host, NULL, run_host, NULL);
 
 	for (nr_done = 0; elapsed_ms(start) < nr_seconds * 1000ull; nr_done++) {
 		struct timespec before = time_now();
 
-		random_range(&rng, &page, &nr);
+		page = random_pages(&rng, &nr);
 		switch (kvm_random_u32(&rng) % 16) {
 		case 0:
 			do_punch(self, page, nr);
@@ -192,10 +174,7 @@ TEST_F_TIMEOUT(stress, oracle, 24 * 60 * 60)
 			pages_2m = max(pages_2m, vm_get_stat(g->vm, pages_2m));
 	}
 
-	WRITE_ONCE(stress.stop, 1);
-	sync_global_to_guest(g->vm, stress);
-	for (i = 0; i < NR_HAMMERS; i++)
-		kvm_pthread_join(hammers[i], NULL);
+	gmem_hammer_stop(g, hammers, NR_HAMMERS);
 	kvm_pthread_join(host, NULL);
 
 	TH_LOG("%lu steps, at most %lu huge pages, the longest step took %lu us",
@@ -205,4 +184,5 @@ TEST_F_TIMEOUT(stress, oracle, 24 * 60 * 60)
 	ASSERT_LT(0, pages_2m);
 }
 
-GMEM_TEST_MAIN_NUMBER(gmem_vm_unsupported(), nr_seconds)
+GMEM_TEST_MAIN_NUMBER(gmem_vm_unsupported() ?: gmem_hugepages_unsupported(),
+		      nr_seconds)

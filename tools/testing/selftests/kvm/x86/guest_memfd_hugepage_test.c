@@ -8,25 +8,28 @@
 
 #include "gmem_huge.h"
 
+/* Expect @what to cause @nr faults in the guest. */
+#define ASSERT_FAULTS(nr, what)						\
+do {									\
+	u64 __before = nr_faults(g);					\
+									\
+	what;								\
+	ASSERT_EQ(nr, nr_faults(g) - __before);				\
+} while (0)
+
 /*
  * Check the contents of the second chunk, except for PAGE.  Reading the other
  * pages must not cause any faults in the guest.
  */
-static void check_others(struct gmem_vm *g)
+static void check_others(struct __test_metadata *_metadata)
 {
-	u64 faults = nr_faults(g);
-
-	gmem_check(g, GMEM_CHUNK_PAGES, PAGE - GMEM_CHUNK_PAGES);
-	gmem_check(g, PAGE + 1, 2 * GMEM_CHUNK_PAGES - PAGE - 1);
-	TEST_ASSERT_EQ(nr_faults(g), faults);
+	ASSERT_FAULTS(0, gmem_check(g, GMEM_CHUNK_PAGES, PAGE - GMEM_CHUNK_PAGES));
+	ASSERT_FAULTS(0, gmem_check(g, PAGE + 1, 2 * GMEM_CHUNK_PAGES - PAGE - 1));
 }
 
 static void populate(struct __test_metadata *_metadata, FIXTURE_DATA(huge) *self)
 {
-	u64 faults = nr_faults(g);
-
-	gmem_fill(g, 0, NR_PAGES);
-	ASSERT_EQ(NR_CHUNKS, nr_faults(g) - faults);
+	ASSERT_FAULTS(NR_CHUNKS, gmem_fill(g, 0, NR_PAGES));
 	ASSERT_EQ(NR_CHUNKS, nr_huge(self));
 	ASSERT_EQ(NR_CHUNKS, gmem_read_fdinfo(getpid(), g->fd).chunks);
 	ASSERT_EQ(NR_PAGES, gmem_read_fdinfo(getpid(), g->fd).allocated);
@@ -41,11 +44,11 @@ TEST_F(huge, populate_shared)
 
 TEST_F(huge, populate_private)
 {
-	convert(g, 0, NR_PAGES, PRIVATE);
+	gmem_make_private(g, 0, NR_PAGES);
 	populate(_metadata, self);
 }
 
-/* References held by LRU caches must not make the conversion fail. */
+/* Chunks bypass LRU caches, whose references would block the conversion. */
 TEST_F(huge, populate_by_host)
 {
 	int i;
@@ -64,34 +67,29 @@ TEST_F(huge, populate_by_host)
 static void one_page(struct __test_metadata *_metadata, FIXTURE_DATA(huge) *self,
 		     u64 from, u64 to)
 {
-	u64 faults, pfn;
+	u64 pfn;
 	int i;
 
-	convert(g, 0, NR_PAGES, from);
+	gmem_make(g, 0, NR_PAGES, from);
 	gmem_fill(g, 0, NR_PAGES);
 
-	convert(g, PAGE, 1, to);
+	gmem_make(g, PAGE, 1, to);
 	ASSERT_EQ(NR_CHUNKS - 1, nr_huge(self));
-	check_others(g);
+	check_others(_metadata);
 	for (i = GMEM_CHUNK_PAGES; i < 2 * GMEM_CHUNK_PAGES; i++)
 		ASSERT_EQ(i == PAGE ? !to : !from, gmem_host_can_access(g, i, 1));
 
-	faults = nr_faults(g);
-	ASSERT_EQ(gmem_pattern(PAGE), gmem_read(g, PAGE));
-	ASSERT_EQ(1, nr_faults(g) - faults);
+	ASSERT_FAULTS(1, gmem_check(g, PAGE, 1));
 	ASSERT_EQ(NR_CHUNKS - 1, nr_huge(self));
 
 	/* One fault brings back the huge page. */
-	convert(g, PAGE, 1, from);
-	faults = nr_faults(g);
-	ASSERT_EQ(gmem_pattern(PAGE), gmem_read(g, PAGE));
-	ASSERT_EQ(1, nr_faults(g) - faults);
+	gmem_make(g, PAGE, 1, from);
+	ASSERT_FAULTS(1, gmem_check(g, PAGE, 1));
 	ASSERT_EQ(NR_CHUNKS, nr_huge(self));
-	gmem_check(g, 0, NR_PAGES);
-	ASSERT_EQ(1, nr_faults(g) - faults);
+	ASSERT_FAULTS(0, gmem_check(g, 0, NR_PAGES));
 
 	/* The memory is still one contiguous chunk. */
-	convert(g, 0, NR_PAGES, 0);
+	gmem_make_shared(g, 0, NR_PAGES);
 	pfn = gmem_host_pfn(g, GMEM_CHUNK_PAGES);
 	ASSERT_EQ(0, pfn % GMEM_CHUNK_PAGES);
 	for (i = 0; i < GMEM_CHUNK_PAGES; i++)
@@ -112,35 +110,28 @@ TEST_F(huge, one_page_to_private)
 /* Convert the end of a chunk, all of the next, and the beginning of a third. */
 TEST_F(huge, range_to_shared)
 {
-	u64 faults;
-
-	convert(g, 0, NR_PAGES, PRIVATE);
+	gmem_make_private(g, 0, NR_PAGES);
 	gmem_fill(g, 0, NR_PAGES);
 
-	convert(g, 10, 2 * GMEM_CHUNK_PAGES, 0);
+	gmem_make_shared(g, 10, 2 * GMEM_CHUNK_PAGES);
 	ASSERT_EQ(NR_CHUNKS - 3, nr_huge(self));
-	faults = nr_faults(g);
-	gmem_check(g, 0, 10);
-	gmem_check(g, 2 * GMEM_CHUNK_PAGES + 10, 2 * GMEM_CHUNK_PAGES - 10);
-	ASSERT_EQ(faults, nr_faults(g));
+	ASSERT_FAULTS(0, gmem_check(g, 0, 10));
+	ASSERT_FAULTS(0, gmem_check(g, 2 * GMEM_CHUNK_PAGES + 10,
+				    2 * GMEM_CHUNK_PAGES - 10));
 
-	gmem_check(g, 10, 2 * GMEM_CHUNK_PAGES);
-	ASSERT_EQ(2 * GMEM_CHUNK_PAGES - 511, nr_faults(g) - faults);
+	ASSERT_FAULTS(2 * GMEM_CHUNK_PAGES - 511,
+		      gmem_check(g, 10, 2 * GMEM_CHUNK_PAGES));
 	ASSERT_EQ(NR_CHUNKS - 2, nr_huge(self));
 }
 
 TEST_F(huge, chunk_to_shared)
 {
-	u64 faults;
-
-	convert(g, 0, NR_PAGES, PRIVATE);
+	gmem_make_private(g, 0, NR_PAGES);
 	gmem_fill(g, 0, NR_PAGES);
-	convert(g, GMEM_CHUNK_PAGES, GMEM_CHUNK_PAGES, 0);
+	gmem_make_shared(g, GMEM_CHUNK_PAGES, GMEM_CHUNK_PAGES);
 	ASSERT_EQ(NR_CHUNKS - 1, nr_huge(self));
 
-	faults = nr_faults(g);
-	gmem_check(g, 0, NR_PAGES);
-	ASSERT_EQ(1, nr_faults(g) - faults);
+	ASSERT_FAULTS(1, gmem_check(g, 0, NR_PAGES));
 	ASSERT_EQ(NR_CHUNKS, nr_huge(self));
 }
 
@@ -150,7 +141,7 @@ TEST_F(huge, punch_one_page)
 	gmem_punch_hole(g, PAGE, 1);
 	ASSERT_EQ(NR_PAGES - 1, gmem_read_fdinfo(getpid(), g->fd).allocated);
 	ASSERT_EQ(NR_CHUNKS - 1, gmem_read_fdinfo(getpid(), g->fd).chunks);
-	check_others(g);
+	check_others(_metadata);
 	ASSERT_EQ(0, gmem_read(g, PAGE));
 	ASSERT_EQ(NR_PAGES, gmem_read_fdinfo(getpid(), g->fd).allocated);
 	gmem_check(g, GMEM_CHUNK_PAGES, PAGE - GMEM_CHUNK_PAGES);
@@ -168,12 +159,10 @@ TEST_F(huge, punch_beside_pin)
 {
 	int fd;
 
-	if (!gmem_can_pin())
-		SKIP(return, "CONFIG_GUP_TEST or debugfs is missing");
+	SKIP_IF(gmem_pin_unsupported());
 
 	gmem_fill(g, 0, NR_PAGES);
 	fd = gmem_pin(g, PAGE + 1, 1);
-	ASSERT_LE(0, fd);
 	gmem_punch_hole(g, PAGE - 10, 11);
 	ASSERT_EQ(NR_PAGES - 11, gmem_read_fdinfo(getpid(), g->fd).allocated);
 	gmem_check(g, 0, PAGE - 10);
@@ -186,21 +175,19 @@ TEST_F(huge, pin_one_page)
 {
 	int fd;
 
-	if (!gmem_can_pin())
-		SKIP(return, "CONFIG_GUP_TEST or debugfs is missing");
+	SKIP_IF(gmem_pin_unsupported());
 
 	gmem_fill(g, 0, NR_PAGES);
 	fd = gmem_pin(g, PAGE, 1);
-	ASSERT_LE(0, fd);
 	ASSERT_EQ(EAGAIN, gmem_convert(g, GMEM_CHUNK_PAGES, GMEM_CHUNK_PAGES, PRIVATE));
 	ASSERT_EQ(PAGE, g->error_page);
 
-	convert(g, GMEM_CHUNK_PAGES, PAGE - GMEM_CHUNK_PAGES, PRIVATE);
-	convert(g, PAGE + 1, 2 * GMEM_CHUNK_PAGES - PAGE - 1, PRIVATE);
+	gmem_make_private(g, GMEM_CHUNK_PAGES, PAGE - GMEM_CHUNK_PAGES);
+	gmem_make_private(g, PAGE + 1, 2 * GMEM_CHUNK_PAGES - PAGE - 1);
 	gmem_check(g, 0, NR_PAGES);
 
 	kvm_close(fd);
-	convert(g, PAGE, 1, PRIVATE);
+	gmem_make_private(g, PAGE, 1);
 	gmem_check(g, 0, NR_PAGES);
 	ASSERT_EQ(NR_CHUNKS, nr_huge(self));
 }
@@ -238,10 +225,10 @@ TEST_F(huge, fault_around)
 	struct rusage before, after;
 	int i;
 
-	convert(g, 0, NR_PAGES, PRIVATE);
+	gmem_make_private(g, 0, NR_PAGES);
 	gmem_fill(g, 0, NR_PAGES);
-	convert(g, 0, NR_PAGES, 0);
-	convert(g, PAGE, 1, PRIVATE);
+	gmem_make_shared(g, 0, NR_PAGES);
+	gmem_make_private(g, PAGE, 1);
 	/* Take faults for page tables before counting. */
 	ASSERT_EQ(gmem_pattern(0), *gmem_hva(g, 0));
 	ASSERT_EQ(gmem_pattern(GMEM_CHUNK_PAGES), *gmem_hva(g, GMEM_CHUNK_PAGES));
@@ -266,17 +253,14 @@ TEST_F(huge, prefault)
 		.gpa = GMEM_GPA,
 		.size = (u64)NR_PAGES * PAGE_SIZE,
 	};
-	u64 faults;
 
-	convert(g, 0, NR_PAGES, PRIVATE);
-	convert(g, PAGE, 1, 0);
+	gmem_make_private(g, 0, NR_PAGES);
+	gmem_make_shared(g, PAGE, 1);
 	vcpu_ioctl(g->vcpu, KVM_PRE_FAULT_MEMORY, &range);
 	ASSERT_EQ(0, range.size);
 	ASSERT_EQ(NR_CHUNKS - 1, nr_huge(self));
 
-	faults = nr_faults(g);
-	gmem_fill(g, 0, NR_PAGES);
-	ASSERT_EQ(faults, nr_faults(g));
+	ASSERT_FAULTS(0, gmem_fill(g, 0, NR_PAGES));
 }
 
 static void slot_code(u64 gva, u64 nr)
@@ -290,85 +274,64 @@ static void slot_code(u64 gva, u64 nr)
 	GUEST_DONE();
 }
 
-struct ordinary {
-	struct kvm_vm *vm;
-	struct kvm_vcpu *vcpu;
-	char *mem;
-	int fd;
-	u64 pages_2m;
-};
+/* Where slot_code() accesses memory, with other page tables than g->vcpu. */
+#define SLOT_GVA	BIT_ULL(40)
 
-/* Create an ordinary VM and a file, but no memslot for the file yet. */
-static void ordinary_create(struct ordinary *o, void *code, u64 file_pages)
+/* Create a VM without private memory. */
+static void ordinary_create(struct gmem_vm *o, u64 flags, int nr_pages)
 {
-	bool on = gmem_hugepages();
+	bool on = gmem_set_hugepages(true);
 
-	o->vm = vm_create_with_one_vcpu(&o->vcpu, code);
-	gmem_set_hugepages(true);
-	o->fd = vm_create_guest_memfd(o->vm, file_pages * PAGE_SIZE,
-				      GUEST_MEMFD_FLAG_MMAP |
-				      GUEST_MEMFD_FLAG_INIT_SHARED);
+	__gmem_vm_create(o, KVM_X86_DEFAULT_VM, flags, nr_pages);
 	gmem_set_hugepages(on);
-	o->mem = kvm_mmap(file_pages * PAGE_SIZE, PROT_READ | PROT_WRITE, MAP_SHARED,
-			  o->fd);
-	o->pages_2m = vm_get_stat(o->vm, pages_2m);
 }
 
-static void ordinary_free(struct ordinary *o, u64 file_pages)
+static void ordinary_create_shared(struct gmem_vm *o, int nr_pages)
 {
-	kvm_munmap(o->mem, file_pages * PAGE_SIZE);
-	kvm_close(o->fd);
-	kvm_vm_free(o->vm);
+	ordinary_create(o, GUEST_MEMFD_FLAG_MMAP | GUEST_MEMFD_FLAG_INIT_SHARED,
+			nr_pages);
 }
 
-static void ordinary_run(struct ordinary *o)
+/* Run slot_code().  Return the number of huge pages that KVM maps for it. */
+static int ordinary_run(struct gmem_vm *o, u64 gva, u64 nr)
 {
-	vcpu_run(o->vcpu);
-	gmem_get_ucall(o->vcpu, UCALL_DONE);
+	u64 pages_2m = vm_get_stat(o->vm, pages_2m);
+	struct kvm_vcpu *vcpu = vm_vcpu_add(o->vm, 1, slot_code);
+
+	vcpu_args_set(vcpu, 2, gva, nr);
+	vcpu_run(vcpu);
+	gmem_get_ucall(vcpu, UCALL_DONE);
+	return vm_get_stat(o->vm, pages_2m) - pages_2m;
 }
-
-FIXTURE(ordinary) { };
-
-FIXTURE_SETUP(ordinary) { }
-
-FIXTURE_TEARDOWN(ordinary) { }
 
 /* Neighbours in the guest's address space aren't neighbours in its memory. */
-TEST_F(ordinary, shuffled)
+TEST(shuffled)
 {
-	const u64 gva = 1ull << 40;
-	struct ordinary o;
+	struct gmem_vm o;
 	int i, page;
 
-	ordinary_create(&o, slot_code, GMEM_CHUNK_PAGES);
-	vm_set_user_memory_region2(o.vm, GMEM_SLOT, KVM_MEM_GUEST_MEMFD, GMEM_GPA,
-				   GMEM_CHUNK_PAGES * PAGE_SIZE, o.mem, o.fd, 0);
+	ordinary_create_shared(&o, GMEM_CHUNK_PAGES);
 	for (i = 0; i < GMEM_CHUNK_PAGES; i++) {
 		page = i * 5 % GMEM_CHUNK_PAGES;
-		virt_pg_map(o.vm, gva + i * PAGE_SIZE, GMEM_GPA + page * PAGE_SIZE);
+		virt_pg_map(o.vm, SLOT_GVA + i * PAGE_SIZE, GMEM_GPA + page * PAGE_SIZE);
 	}
-	vcpu_args_set(o.vcpu, 2, gva, (u64)GMEM_CHUNK_PAGES);
-	ordinary_run(&o);
+	ordinary_run(&o, SLOT_GVA, GMEM_CHUNK_PAGES);
 
 	for (i = 0; i < GMEM_CHUNK_PAGES; i++)
-		ASSERT_EQ(i, *(u64 *)(o.mem + i * 5 % GMEM_CHUNK_PAGES * PAGE_SIZE));
-	ordinary_free(&o, GMEM_CHUNK_PAGES);
+		ASSERT_EQ(i, *gmem_hva(&o, i * 5 % GMEM_CHUNK_PAGES));
+	gmem_vm_free(&o);
 }
 
 /* If the guest's own page tables use a huge page, so does KVM. */
-TEST_F(ordinary, mapped_huge_by_guest)
+TEST(mapped_huge_by_guest)
 {
-	struct ordinary o;
+	struct gmem_vm o;
 
-	ordinary_create(&o, slot_code, GMEM_CHUNK_PAGES);
-	vm_set_user_memory_region2(o.vm, GMEM_SLOT, KVM_MEM_GUEST_MEMFD, GMEM_GPA,
-				   GMEM_CHUNK_PAGES * PAGE_SIZE, o.mem, o.fd, 0);
-	virt_map_level(o.vm, GMEM_GPA, GMEM_GPA, SZ_2M, PG_LEVEL_2M);
-	vcpu_args_set(o.vcpu, 2, GMEM_GPA, (u64)GMEM_CHUNK_PAGES);
-	ordinary_run(&o);
-	ASSERT_EQ(1, vm_get_stat(o.vm, pages_2m) - o.pages_2m);
-	ASSERT_EQ(511, *(u64 *)(o.mem + 511 * PAGE_SIZE));
-	ordinary_free(&o, GMEM_CHUNK_PAGES);
+	ordinary_create_shared(&o, GMEM_CHUNK_PAGES);
+	virt_map_level(o.vm, SLOT_GVA, GMEM_GPA, SZ_2M, PG_LEVEL_2M);
+	ASSERT_EQ(1, ordinary_run(&o, SLOT_GVA, GMEM_CHUNK_PAGES));
+	ASSERT_EQ(511, *gmem_hva(&o, 511));
+	gmem_vm_free(&o);
 }
 
 /*
@@ -378,26 +341,26 @@ TEST_F(ordinary, mapped_huge_by_guest)
  */
 static int run_in_slot(int gfn, int pgoff, int nr, int file_pages)
 {
-	struct ordinary o;
+	struct gmem_vm o;
 	int i, nr_huge;
 
-	ordinary_create(&o, slot_code, file_pages);
+	ordinary_create_shared(&o, file_pages);
+	gmem_set_slot(&o, GMEM_SLOT, 0, 0, 0);
+	/* The alignment of the host's address must not matter. */
 	vm_set_user_memory_region2(o.vm, GMEM_SLOT, KVM_MEM_GUEST_MEMFD,
 				   GMEM_GPA + (u64)gfn * PAGE_SIZE,
 				   (u64)nr * PAGE_SIZE, o.mem, o.fd,
 				   (u64)pgoff * PAGE_SIZE);
-	virt_map_level(o.vm, GMEM_GPA, GMEM_GPA, SZ_8M, PG_LEVEL_2M);
-	vcpu_args_set(o.vcpu, 2, GMEM_GPA + (u64)gfn * PAGE_SIZE, (u64)nr);
-	ordinary_run(&o);
+	virt_map_level(o.vm, SLOT_GVA, GMEM_GPA, SZ_8M, PG_LEVEL_2M);
+	nr_huge = ordinary_run(&o, SLOT_GVA + (u64)gfn * PAGE_SIZE, nr);
 
 	for (i = 0; i < nr; i++)
-		TEST_ASSERT_EQ(*(u64 *)(o.mem + (u64)(pgoff + i) * PAGE_SIZE), i);
-	nr_huge = vm_get_stat(o.vm, pages_2m) - o.pages_2m;
-	ordinary_free(&o, file_pages);
+		TEST_ASSERT_EQ(*gmem_hva(&o, pgoff + i), i);
+	gmem_vm_free(&o);
 	return nr_huge;
 }
 
-TEST_F(ordinary, slots)
+TEST(slots)
 {
 	/* Two whole chunks. */
 	EXPECT_EQ(2, run_in_slot(0, 0, 1024, 1024));
@@ -417,22 +380,18 @@ TEST_F(ordinary, slots)
 }
 
 /*
- * VMs without private memory ignore the attributes of their files, which are
- * private unless the file starts out as shared.
+ * VMs without private memory ignore the attributes of their files.  Without
+ * INIT_SHARED, all memory of these files is private.
  */
 TEST(ordinary_vm_of_private_file)
 {
 	static const u64 flags[] = { 0, GUEST_MEMFD_FLAG_MMAP };
-	bool on = gmem_hugepages();
 	struct gmem_vm g;
 	u64 pages_2m;
 	int i;
 
 	for (i = 0; i < ARRAY_SIZE(flags); i++) {
-		gmem_set_hugepages(true);
-		__gmem_vm_create(&g, KVM_X86_DEFAULT_VM, flags[i], NR_PAGES);
-		gmem_set_hugepages(on);
-
+		ordinary_create(&g, flags[i], NR_PAGES);
 		pages_2m = vm_get_stat(g.vm, pages_2m);
 		gmem_fill(&g, PAGE, 3);
 		EXPECT_EQ(pages_2m + 1, vm_get_stat(g.vm, pages_2m));
@@ -441,4 +400,4 @@ TEST(ordinary_vm_of_private_file)
 	}
 }
 
-GMEM_TEST_MAIN(gmem_vm_unsupported())
+GMEM_TEST_MAIN(gmem_vm_unsupported() ?: gmem_hugepages_unsupported())

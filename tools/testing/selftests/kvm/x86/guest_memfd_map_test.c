@@ -41,11 +41,12 @@ static int map_parse(char *text, struct map_line *lines, int max)
 		TEST_ASSERT(nr < max, "More than %d lines", max);
 		TEST_ASSERT(sscanf(line, MAP_LINE "%c",
 				   &l->ino, &l->start, &l->nr, attribute, &l->allocated,
-				   &l->poisoned, &end) == 6, "Not a line: '%s'", line);
+				   &l->poisoned, &end) == 6, "Malformed line: '%s'", line);
 		l->private = !strcmp(attribute, "private");
-		TEST_ASSERT(l->private || !strcmp(attribute, "shared"), "'%s'", line);
+		TEST_ASSERT(l->private || !strcmp(attribute, "shared"),
+			    "Neither private nor shared: '%s'", line);
 		TEST_ASSERT(l->nr && l->allocated <= l->nr && l->poisoned <= l->allocated,
-			    "'%s'", line);
+			    "Impossible number of pages: '%s'", line);
 	}
 	return nr;
 }
@@ -222,7 +223,7 @@ static bool unevictable_gets(bool above, u64 limit)
 	int i;
 
 	for (i = 0; i < 2000; i++) {
-		if ((read_meminfo("Unevictable") > limit) == above)
+		if ((read_meminfo("Unevictable:") > limit) == above)
 			return true;
 		usleep(10000);
 	}
@@ -233,7 +234,7 @@ static bool unevictable_gets(bool above, u64 limit)
 TEST_F_TIMEOUT(map, without_vm, 120)
 {
 	struct kvm_vm *vm = vm_create_barebones_type(KVM_X86_SW_PROTECTED_VM);
-	const u64 size = 16 << 20, before = read_meminfo("Unevictable");
+	const u64 size = 16 << 20, before = read_meminfo("Unevictable:");
 	int fd, map_fd;
 	char c;
 
@@ -257,8 +258,7 @@ TEST_F(map, is_for_root)
 {
 	char path[32];
 	struct stat st;
-	int fd, status;
-	pid_t pid;
+	int fd;
 
 	fd = map_open(g->vm);
 	ASSERT_LE(0, fd);
@@ -268,11 +268,7 @@ TEST_F(map, is_for_root)
 
 	/* Bypass the directories, which may be accessible only by root as well. */
 	snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
-	pid = fork();
-	if (!pid)
-		_exit(setuid(65534) || open(path, O_RDONLY) != -1 || errno != EACCES);
-	ASSERT_EQ(pid, waitpid(pid, &status, 0));
-	ASSERT_EQ(0, status);
+	ASSERT_IN_CHILD(!setuid(65534) && open(path, O_RDONLY) == -1 && errno == EACCES);
 	kvm_close(fd);
 }
 
@@ -280,37 +276,54 @@ static int whole_fd;		/* a file that is always converted as a whole */
 
 static bool look(u64 n)
 {
+	struct gmem_fdinfo info = gmem_read_fdinfo(getpid(), g->fd);
 	static struct map_line lines[NR_PAGES + 8];
 	int fd = map_open(g->vm), nr, i;
 	u64 next = 0;
+
+	TEST_ASSERT(info.private <= DATA_SIZE &&
+		    info.private + info.shared == DATA_SIZE &&
+		    info.ranges >= 1 && info.ranges <= NR_PAGES &&
+		    info.allocated <= NR_PAGES && !info.poisoned,
+		    "private %lu shared %lu ranges %lu allocated %lu poisoned %lu",
+		    info.private, info.shared, info.ranges, info.allocated,
+		    info.poisoned);
 
 	TEST_ASSERT(fd >= 0, "Cannot open gmem_map, errno: %d", errno);
 	nr = map_read(fd, 20 + n % 100, lines, ARRAY_SIZE(lines));
 	kvm_close(fd);
 
 	for (i = 0; i < nr && lines[i].ino == ino_of(g->fd); i++) {
-		TEST_ASSERT(lines[i].start == next, "line %d: page %lu", i, lines[i].start);
+		TEST_ASSERT(lines[i].start == next, "Line %d starts at page %lu, not %lu", i,
+			    lines[i].start, next);
 		next += lines[i].nr;
 	}
 	TEST_ASSERT(next == NR_PAGES, "The lines cover %lu pages", next);
 	TEST_ASSERT(i == nr - 1 && lines[i].ino == ino_of(whole_fd) &&
 		    lines[i].start == 0 && lines[i].nr == WHOLE_PAGES,
-		    "line %d of %d: page %lu, %lu pages", i, nr, lines[i].start, lines[i].nr);
+		    "Line %d of %d, of the other file, starts at page %lu and has %lu pages",
+		    i, nr, lines[i].start, lines[i].nr);
 	return true;
 }
 
-/* Reading doesn't disturb conversions, and a line shows a single state of the file. */
+/*
+ * Reading the map or fdinfo doesn't disturb conversions, a line shows a single
+ * state of the file, and no value is out of bounds.
+ */
 TEST_F_TIMEOUT(map, racing, 120)
 {
-	struct worker looker = { "look at the map", look };
+	struct worker looker = { "read the map and fdinfo", look };
+	struct timespec start = time_now();
 	int round, page;
 
 	whole_fd = vm_create_guest_memfd(g->vm, WHOLE_PAGES * PAGE_SIZE, 0);
 	workers_start(&looker, 1);
-	for (round = 0; READ_ONCE(looker.nr_done) < 100; round++) {
+	for (round = 0; elapsed_ms(start) < 3000 || READ_ONCE(looker.nr_done) < 100; round++) {
 		page = round * 7 % (NR_PAGES - 2);
 		WRITE_ONCE(*gmem_hva(g, page), round);
 		ASSERT_CONVERTED(page, 3, PRIVATE);
+		if (round & 1)
+			ASSERT_CONVERTED(page + 1, 1, SHARED);
 		if (!(round % 8))
 			gmem_punch_hole(g, page, 2);
 		gmem_set_shared(whole_fd, 0, WHOLE_PAGES * PAGE_SIZE);
@@ -321,10 +334,5 @@ TEST_F_TIMEOUT(map, racing, 120)
 	kvm_close(whole_fd);
 }
 
-static const char *unsupported(void)
-{
-	return gmem_vm_unsupported() ?:
-	       (access("/sys/kernel/debug/kvm", F_OK) ? "no debugfs in /sys/kernel/debug" : NULL);
-}
-
-GMEM_TEST_MAIN(unsupported())
+GMEM_TEST_MAIN(gmem_vm_unsupported() ?:
+	       no_access("/sys/kernel/debug/kvm", F_OK, "no debugfs in /sys/kernel/debug"))

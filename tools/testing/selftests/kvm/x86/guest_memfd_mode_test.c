@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Test either mode of tracking private memory, i.e. whether guest_memfd's
- * in-place conversion (kvm.gmem_in_place_conversion) is on or off, for VMs with
- * and without private memory.
+ * Test the mode of tracking private memory that is in use, i.e. with
+ * guest_memfd's in-place conversion (kvm.gmem_in_place_conversion) on or off,
+ * for VMs with and without private memory.
  */
 #include <sys/stat.h>
 
@@ -10,7 +10,6 @@
 
 #define PARAM_FILE	"/sys/module/kvm/parameters/gmem_in_place_conversion"
 #define NR_PAGES	16
-#define DATA_SIZE	(NR_PAGES * PAGE_SIZE)
 
 FIXTURE(mode) {
 	bool choice;		/* the parameter exists */
@@ -66,7 +65,7 @@ TEST_F(mode, parameter)
 	struct stat st;
 
 	if (!self->choice)
-		SKIP(return, "no kvm.gmem_in_place_conversion to choose with");
+		SKIP(return, "no parameter kvm.gmem_in_place_conversion, i.e. only one mode");
 
 	ASSERT_EQ(0, stat(PARAM_FILE, &st));
 	ASSERT_EQ(0444, st.st_mode & 07777);
@@ -174,7 +173,7 @@ TEST_F(mode, creation_flags)
 	}
 }
 
-/* Shared accesses go to the file if in place, and to userspace_addr if not. */
+/* In place, shared memory is in the file; otherwise it is at userspace_addr. */
 TEST_F(mode, userspace_addr)
 {
 	if (!self->sw_protected)
@@ -268,7 +267,7 @@ TEST_F_TIMEOUT(mode, fault_beside_hole, 300)
 		}
 		percent[i] = 100 * worst / elapsed_us(start);
 		kvm_pthread_join(thread, NULL);
-		TH_LOG("a fault took %lu us, %lu%% of the time", worst, percent[i]);
+		TH_LOG("a fault took up to %lu us, %lu%% of the time", worst, percent[i]);
 	}
 	ASSERT_GT(50, median(percent, ARRAY_SIZE(percent)));
 	kvm_munmap(file.mem, PAGE_SIZE);

@@ -9,7 +9,6 @@
 #include "gmem_test.h"
 
 #define NR_PAGES	16
-#define DATA_SIZE	(NR_PAGES * PAGE_SIZE)
 #define EVENT		"kvm/kvm_gmem_convert"
 
 enum gmem_stat {
@@ -184,8 +183,7 @@ TEST_F_TIMEOUT(observe, conversions, 120)
 
 	/* Even endless conversions leave no more ranges than pages. */
 	for (i = 0; i < 2000; i++) {
-		page = kvm_random_u32(&rng) % NR_PAGES;
-		nr = 1 + kvm_random_u32(&rng) % (NR_PAGES - page);
+		page = random_range(&rng, NR_PAGES, &nr);
 		ASSERT_EQ(0, gmem_convert(g, page, nr, kvm_random_bool(&rng) ? PRIVATE : SHARED));
 		ASSERT_GE(NR_PAGES, gmem_read_fdinfo(getpid(), g->fd).ranges);
 	}
@@ -237,8 +235,7 @@ TEST_F(observe, pinned_page)
 	const char *text;
 	int pin, i;
 
-	if (!gmem_can_pin())
-		SKIP(return, "CONFIG_GUP_TEST is not enabled");
+	SKIP_IF(gmem_pin_unsupported());
 
 	memset(g->mem, 0xaa, DATA_SIZE);
 	OBSERVE(8, 2, PRIVATE, 0, 2);
@@ -252,8 +249,8 @@ TEST_F(observe, pinned_page)
 	}
 	EXPECT_SMOOTH(OBSERVE(2, 6, SHARED, 0, 0));
 
-	/* It counts as one conversion, regardless of the number of attempts. */
-	close_later(&thread, pin, 10);
+	/* A request counts once, regardless of the number of attempts. */
+	close_later(&thread, pin);
 	text = OBSERVE(2, 14, PRIVATE, 0, 12);
 	kvm_pthread_join(thread, NULL);
 	EXPECT_LT(0, trace_field(text, " waited "));
@@ -319,8 +316,7 @@ TEST_F_TIMEOUT(observe, lru_caches, 120)
 	pthread_t thread;
 	int i, round;
 
-	if (nr_cpus() < 2)
-		SKIP(return, "only one CPU");
+	SKIP_IF(smp_unsupported());
 
 	pin_self_to_cpu(nth_cpu(0));
 	for (i = 0; i < ARRAY_SIZE(users); i++) {
@@ -343,58 +339,22 @@ TEST_F_TIMEOUT(observe, lru_caches, 120)
 	}
 }
 
-static bool look(u64 n)
-{
-	struct gmem_fdinfo info = gmem_read_fdinfo(getpid(), g->fd);
-
-	TEST_ASSERT(info.private <= DATA_SIZE &&
-		    info.private + info.shared == DATA_SIZE &&
-		    info.ranges >= 1 && info.ranges <= NR_PAGES &&
-		    info.allocated <= NR_PAGES && !info.poisoned,
-		    "private %lu shared %lu ranges %lu allocated %lu poisoned %lu",
-		    info.private, info.shared, info.ranges, info.allocated,
-		    info.poisoned);
-	return true;
-}
-
-/* Reading fdinfo doesn't disturb conversions, and no value is out of bounds. */
-TEST_F(observe, racing_fdinfo)
-{
-	struct worker looker = { "look", look };
-	struct timespec start = time_now();
-	int round, page;
-
-	workers_start(&looker, 1);
-	for (round = 0; elapsed_ms(start) < 3000; round++) {
-		page = round * 7 % (NR_PAGES - 2);
-		WRITE_ONCE(*gmem_hva(g, page), round);
-		ASSERT_CONVERTED(page, 3, PRIVATE);
-		if (round & 1)
-			ASSERT_CONVERTED(page + 1, 1, SHARED);
-		if (!(round % 8))
-			gmem_punch_hole(g, page, 2);
-		ASSERT_CONVERTED(0, NR_PAGES, SHARED);
-	}
-	workers_stop(&looker, 1);
-	ASSERT_LT(0, looker.nr_done);
-}
-
 /* Read fdinfo in a process that has closed the file. */
+static bool check_fdinfo(pid_t pid)
+{
+	struct gmem_fdinfo info;
+
+	kvm_close(g->fd);
+	info = gmem_read_fdinfo(pid, g->fd);
+	return info.size == DATA_SIZE && info.private == 3 * PAGE_SIZE;
+}
+
 TEST_F(observe, fdinfo_of_another_process)
 {
-	pid_t parent = getpid(), pid;
-	struct gmem_fdinfo info;
-	int status;
+	pid_t parent = getpid();
 
 	gmem_make_private(g, 0, 3);
-	pid = fork();
-	if (!pid) {
-		kvm_close(g->fd);
-		info = gmem_read_fdinfo(parent, g->fd);
-		_exit(info.size != DATA_SIZE || info.private != 3 * PAGE_SIZE);
-	}
-	ASSERT_EQ(pid, waitpid(pid, &status, 0));
-	ASSERT_EQ(0, status);
+	ASSERT_IN_CHILD(check_fdinfo(parent));
 }
 
 /* If KVM has tracepoints but not this one, fail instead of skipping. */

@@ -3,14 +3,11 @@
  * Test that guests can't access poisoned pages of a guest_memfd, whether
  * private or shared, and that a VMM can replace them.
  */
-#include <sys/prctl.h>
-
 #include <linux/kernel-page-flags.h>
 
 #include "gmem_test.h"
 
 #define NR_PAGES	16
-#define DATA_SIZE	(NR_PAGES * PAGE_SIZE)
 #define NR_RACES	40
 
 struct memory {
@@ -45,32 +42,14 @@ static bool is_supported(const struct memory *m)
 static void create_vm(const struct memory *m)
 {
 	bool mmap = !m->private || in_place();
-	int r;
 
-	/* Send no signal for an error before the page is accessed. */
-	r = prctl(PR_MCE_KILL, PR_MCE_KILL_SET, PR_MCE_KILL_LATE, 0, 0);
-	TEST_ASSERT(!r, __KVM_SYSCALL_ERROR("prctl(PR_MCE_KILL)", r));
-
-	lost = hwpoison_lost_memory();
+	lost = begin_poisoning();
 	__gmem_vm_create(g, m->type, mmap ? GUEST_MEMFD_FLAG_MMAP |
 					    GUEST_MEMFD_FLAG_INIT_SHARED : 0, NR_PAGES);
 	if (m->private && in_place())
 		gmem_make_private(g, 0, NR_PAGES);
 	else if (m->private)
 		vm_set_memory_attributes(g->vm, GMEM_GPA, DATA_SIZE, PRIVATE);
-}
-
-/* Pages can be mapped again only if all invalidations that began have ended. */
-static void free_vm(void)
-{
-	int i;
-
-	gmem_punch_hole(g, 0, NR_PAGES);
-	for (i = 0; i < NR_PAGES; i++)
-		TEST_ASSERT_EQ(gmem_read(g, i), 0);
-	TEST_ASSERT_EQ(hwpoison_unpoison_all(), 0);
-	TEST_ASSERT_EQ(hwpoison_lost_memory(), lost);
-	gmem_vm_free(g);
 }
 
 FIXTURE(poison) { };
@@ -92,7 +71,8 @@ TEST_F_TIMEOUT(poison, test, 180)						\
 		TH_LOG("memory: %s", m->name);					\
 		create_vm(m);							\
 		test_##test(_metadata, m->private);				\
-		free_vm();							\
+		end_poisoning(lost);						\
+		gmem_vm_free(g);						\
 	}									\
 }										\
 static void test_##test(struct __test_metadata *_metadata, bool private)
@@ -182,11 +162,7 @@ static void *read_page(void *arg)
 	return NULL;
 }
 
-/*
- * If another task happens to hold a reference, memory_failure() can't rule out
- * that the page is still in use, and reports it as busy although it has handled
- * the error.  Return how often that happens.
- */
+/* Return how often the page is reported as busy, see hwpoison_inject(). */
 static int strike_while_read(struct __test_metadata *_metadata, bool private, bool once)
 {
 	int i, r, nr_busy = 0, nr_refused = 0;
@@ -235,12 +211,4 @@ TEST_MEMORIES(page_being_read)
 	ASSERT_GT(NR_RACES / 8, strike_while_read(_metadata, private, false));
 }
 
-static const char *unsupported(void)
-{
-	if (!hwpoison_can_alloc_gmem_page())
-		return "no tracepoint that reports the pfn of private memory";
-
-	return hwpoison_unsupported();
-}
-
-GMEM_TEST_MAIN(unsupported())
+GMEM_TEST_MAIN(hwpoison_alloc_unsupported() ?: hwpoison_unsupported())

@@ -3,12 +3,9 @@
  * Test conversion of guest_memfd memory with poisoned pages: errors that strike
  * before, after and during a conversion.
  */
-#include <sys/prctl.h>
-
 #include "gmem_test.h"
 
 #define NR_PAGES	16
-#define DATA_SIZE	(NR_PAGES * PAGE_SIZE)
 #define BAD		5	/* the page that an error strikes */
 #define NR_RACES	40
 
@@ -19,9 +16,7 @@ FIXTURE(poison) {
 
 FIXTURE_SETUP(poison)
 {
-	/* Send no signal for an error before the page is accessed. */
-	ASSERT_EQ(0, prctl(PR_MCE_KILL, PR_MCE_KILL_SET, PR_MCE_KILL_LATE, 0, 0));
-	self->lost = hwpoison_lost_memory();
+	self->lost = begin_poisoning();
 	gmem_vm_create(g, NR_PAGES);
 	memset(g->mem, 0xaa, DATA_SIZE);
 	self->pfn = gmem_host_pfn(g, BAD);
@@ -29,14 +24,7 @@ FIXTURE_SETUP(poison)
 
 FIXTURE_TEARDOWN(poison)
 {
-	int i;
-
-	/* Verify that all memory is ordinary memory again. */
-	gmem_punch_hole(g, 0, NR_PAGES);
-	for (i = 0; i < NR_PAGES; i++)
-		EXPECT_EQ(0, gmem_read(g, i));
-	EXPECT_EQ(0, hwpoison_unpoison_all());
-	EXPECT_EQ(self->lost, hwpoison_lost_memory());
+	end_poisoning(self->lost);
 	gmem_vm_free(g);
 }
 
@@ -140,8 +128,7 @@ TEST_F(poison, ehwpoison_before_eagain)
 {
 	int before, after, i;
 
-	if (!gmem_can_pin())
-		SKIP(return, "CONFIG_GUP_TEST is not enabled");
+	SKIP_IF(gmem_pin_unsupported());
 
 	before = gmem_pin(g, BAD - 2, 1);
 	after = gmem_pin(g, BAD + 2, 1);
@@ -173,8 +160,7 @@ TEST_F(poison, error_during_wait)
 	pthread_t thread;
 	void *result;
 
-	if (!gmem_can_pin())
-		SKIP(return, "CONFIG_GUP_TEST is not enabled");
+	SKIP_IF(gmem_pin_unsupported());
 
 	for (i = 0; i < ARRAY_SIZE(pinned); i += (long)result == EHWPOISON) {
 		/* Look up the pfn now, as the conversion will unmap the page. */
@@ -298,11 +284,6 @@ TEST_F_TIMEOUT(poison, error_during_conversions, 180)
 
 		workers_start(workers, ARRAY_SIZE(workers));
 		usleep(i * 100);
-		/*
-		 * If another task holds a reference at that moment,
-		 * memory_failure() reports the page as busy although it has
-		 * handled the error.
-		 */
 		r = hwpoison_inject(pfn);
 		ASSERT_TRUE(!r || r == -EBUSY);
 		nr_busy += !!r;

@@ -13,7 +13,6 @@
 #include "gmem_test.h"
 
 #define NR_PAGES	8
-#define DATA_SIZE	(NR_PAGES * PAGE_SIZE)
 #define NR_VCPUS	2
 /* Each memory failure costs a page if it can't be unpoisoned. */
 #define MAX_FAILURES	2048
@@ -37,19 +36,15 @@ static bool random_bool(void)
 	return kvm_random_bool(thread_rng());
 }
 
-/* Pick a random range: return the first page, and set @nr to the length. */
-static int random_range(int *nr)
+static int random_pages(int *nr)
 {
-	int page = kvm_random_u32(thread_rng()) % NR_PAGES;
-
-	*nr = 1 + kvm_random_u32(thread_rng()) % (NR_PAGES - page);
-	return page;
+	return random_range(thread_rng(), NR_PAGES, nr);
 }
 
 static bool do_convert(u64 n)
 {
 	u64 attributes = random_bool() ? PRIVATE : SHARED;
-	int nr, page = random_range(&nr), r;
+	int nr, page = random_pages(&nr), r;
 	struct gmem_vm file = *g;
 
 	r = gmem_convert(&file, page, nr, attributes);
@@ -64,7 +59,7 @@ static bool do_convert(u64 n)
 /* Punch only pages that no other worker relies on, see do_fail_pfn(). */
 static bool do_punch_hole(u64 n)
 {
-	int nr, page = random_range(&nr);
+	int nr, page = random_pages(&nr);
 
 	if (page >= NR_PAGES / 2)
 		return false;
@@ -75,14 +70,14 @@ static bool do_punch_hole(u64 n)
 
 static bool do_allocate(u64 n)
 {
-	int nr, page = random_range(&nr);
+	int nr, page = random_pages(&nr);
 
 	return !fallocate(g->fd, FALLOC_FL_KEEP_SIZE, page * PAGE_SIZE, nr * PAGE_SIZE);
 }
 
 static bool do_populate(u64 n)
 {
-	int nr, page = random_range(&nr);
+	int nr, page = random_pages(&nr);
 
 	return !madvise(gmem_hva(g, page), nr * PAGE_SIZE,
 			n & 1 ? MADV_POPULATE_WRITE : MADV_POPULATE_READ);
@@ -125,7 +120,8 @@ static bool do_fail_mapped(u64 n)
 /*
  * Inject an error as if found by the memory scrubber, into a page that may well
  * be private.  Only its pfn is known, and the page must not have been reused
- * for another file by now, so no other worker punches holes there.
+ * for another file by now, so only this worker punches holes in the second half
+ * of the file.
  */
 static bool do_fail_pfn(u64 n)
 {
@@ -158,7 +154,7 @@ static bool do_fail_pfn(u64 n)
 /* Drop the markers for poisoned pages from the page tables of this process. */
 static bool do_unmap(u64 n)
 {
-	int nr, page = random_range(&nr);
+	int nr, page = random_pages(&nr);
 
 	usleep(500);
 	return !madvise(gmem_hva(g, page), nr * PAGE_SIZE, MADV_DONTNEED);
@@ -257,7 +253,7 @@ TEST_F_TIMEOUT(stress, everything, 3600)
 /* Failure is fine if it is due to a race with a conversion. */
 static bool do_pre_fault(u64 n)
 {
-	int nr, page = random_range(&nr);
+	int nr, page = random_pages(&nr);
 	struct kvm_pre_fault_memory range = {
 		.gpa = GMEM_GPA + page * PAGE_SIZE,
 		.size = nr * PAGE_SIZE,

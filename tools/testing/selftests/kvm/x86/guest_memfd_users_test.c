@@ -21,14 +21,13 @@
 #include "../../../../mm/gup_test.h"
 
 #define NR_PAGES	16
-#define DATA_SIZE	(NR_PAGES * PAGE_SIZE)
 #define HEAVY_MS	8000
 #define DEFAULT_MS	2000
 #define MEMORY_DIR	"/sys/devices/system/memory"
 
 static u64 nr_rounds;
 
-/* The number of pages that the host's users pin, and for how long. */
+/* How many pages in a row a user takes references to, and for how long. */
 static int nr_pin = 1, hold_us;
 
 /* A plain access, which raises SIGBUS whenever the page is private. */
@@ -45,7 +44,7 @@ static bool host_populate(u64 n)
 			n & 1 ? MADV_POPULATE_READ : MADV_POPULATE_WRITE);
 }
 
-/* Walk page tables and call get_user_pages() as for another process, page by page. */
+/* Call get_user_pages_remote(), as for another process, page by page. */
 static bool host_read_remotely(u64 n)
 {
 	static __thread int fd = -1;
@@ -81,7 +80,7 @@ static bool host_lock(u64 n)
 	return !munlock(hva, PAGE_SIZE);
 }
 
-/* Act like direct I/O to a very fast disk: pin pages for one short copy. */
+/* Act like direct I/O: hold references to pages until their data is copied. */
 static bool host_splice(u64 n)
 {
 	return gmem_splice(g, n % (NR_PAGES - nr_pin + 1), nr_pin, hold_us);
@@ -129,12 +128,11 @@ static void touch_all(char *mem)
 		try_read((u64 *)(mem + i * PAGE_SIZE), &value);
 }
 
-/* Move the pages of a mapping to a new one, or else let it grow. */
+/* Move the pages of a mapping to a new one. */
 static bool remap(u64 n)
 {
 	char *mem = mmap(NULL, DATA_SIZE, PROT_READ | PROT_WRITE, MAP_SHARED,
 			 g->fd, 0);
-	size_t size = DATA_SIZE;
 	char *moved;
 
 	if (mem == MAP_FAILED)
@@ -142,18 +140,15 @@ static bool remap(u64 n)
 
 	touch_all(mem);
 	moved = mremap(mem, DATA_SIZE, DATA_SIZE, MREMAP_MAYMOVE | MREMAP_DONTUNMAP);
-	if (moved != MAP_FAILED) {
-		touch_all(moved);
+	if (moved == MAP_FAILED) {
 		munmap(mem, DATA_SIZE);
-	} else {
-		size = 2 * DATA_SIZE;
-		moved = mremap(mem, DATA_SIZE, size, MREMAP_MAYMOVE);
-		if (moved == MAP_FAILED)
-			return false;
+		return false;
 	}
 
 	touch_all(moved);
-	return !munmap(moved, size);
+	munmap(mem, DATA_SIZE);
+	touch_all(moved);
+	return !munmap(moved, DATA_SIZE);
 }
 
 static bool fork_child(u64 n)
@@ -167,7 +162,7 @@ static bool fork_child(u64 n)
 	return pid > 0 && waitpid(pid, NULL, 0) == pid;
 }
 
-/* Try to move pages between nodes.  They stay, but are taken off their LRU. */
+/* Try to move pages between nodes.  They stay, but leave the LRU meanwhile. */
 static bool migrate(u64 n)
 {
 	int nodes[NR_PAGES], status[NR_PAGES], i;
@@ -258,6 +253,11 @@ static pid_t fork_host_process(void)
 	for (n = 0; getppid() == parent; n++)
 		host_populate(n);
 	_exit(0);
+}
+
+static const char *priorities_unsupported(void)
+{
+	return geteuid() ? "real-time priorities need root" : NULL;
 }
 
 /*
@@ -373,6 +373,8 @@ TEST_F_TIMEOUT(transient, conversions, 7200)
 		nr_users++;
 	if (users[0].work == offline && access(MEMORY_DIR "/block_size_bytes", R_OK))
 		SKIP(return, "no memory blocks (CONFIG_MEMORY_HOTREMOVE)");
+	if (variant->heavy)
+		SKIP_IF(priorities_unsupported());
 
 	nr_pin = variant->nr_pin ?: 1;
 	hold_us = variant->hold_us;
@@ -392,8 +394,7 @@ TEST_F_TIMEOUT(transient, conversions, 7200)
 		if (nr_rounds ? round == nr_rounds : elapsed_ms(start) > ms)
 			break;
 
-		page = kvm_random_u32(&rng) % NR_PAGES;
-		nr = 1 + kvm_random_u32(&rng) % (NR_PAGES - page);
+		page = random_range(&rng, NR_PAGES, &nr);
 
 		call = time_now();
 		r = gmem_convert(g, page, nr, PRIVATE);
@@ -459,6 +460,8 @@ TEST_F_TIMEOUT(fault, in_flight, 300)
 	struct kvm_random_state rng = new_kvm_random_state(kvm_random_seed);
 	struct worker faulter = { "fault", touch_when_asked };
 	u64 round;
+
+	SKIP_IF(priorities_unsupported());
 
 	catch_sigbus();
 	pin_self_to_cpu(nth_cpu(0));

@@ -12,7 +12,7 @@
 
 #define NR_CHUNKS	4
 #define NR_PAGES	(NR_CHUNKS * GMEM_CHUNK_PAGES)
-/* A page in the middle of the second chunk. */
+/* A page within the second chunk. */
 #define PAGE		(GMEM_CHUNK_PAGES + 100)
 
 FIXTURE(huge) {
@@ -37,18 +37,12 @@ FIXTURE_TEARDOWN(huge)
 	gmem_vm_free(g);
 }
 
-static inline void convert(struct gmem_vm *g, int page, int nr, u64 attributes)
-{
-	gmem_set_attributes(g->fd, (u64)page * PAGE_SIZE, (u64)nr * PAGE_SIZE,
-			    attributes);
-}
-
 static inline u64 nr_faults(struct gmem_vm *g)
 {
 	return vcpu_get_stat(g->vcpu, pf_taken);
 }
 
-/* The number of chunks that the guest maps with huge pages. */
+/* The number of chunks that KVM maps with huge pages. */
 #define nr_huge(self)	((int)(vm_get_stat(g->vm, pages_2m) - (self)->pages_2m))
 
 #endif /* SELFTEST_KVM_GMEM_HUGE_H */

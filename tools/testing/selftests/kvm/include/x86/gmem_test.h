@@ -19,6 +19,7 @@
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -36,6 +37,9 @@
 
 #define PRIVATE		KVM_MEMORY_ATTRIBUTE_PRIVATE
 #define SHARED		0
+
+/* Each test defines NR_PAGES. */
+#define DATA_SIZE	(NR_PAGES * PAGE_SIZE)
 
 static struct gmem_vm gmem_test_vm;
 static struct gmem_vm * const g = &gmem_test_vm;
@@ -59,6 +63,18 @@ do {									\
 									\
 	if (__reason)							\
 		SKIP(return, "%s", __reason);				\
+} while (0)
+
+/* Expect a condition to be true in another process. */
+#define ASSERT_IN_CHILD(condition)					\
+do {									\
+	pid_t __pid = fork();						\
+	int __status;							\
+									\
+	if (!__pid)							\
+		_exit(!(condition));					\
+	ASSERT_EQ(__pid, waitpid(__pid, &__status, 0));			\
+	ASSERT_EQ(0, __status);						\
 } while (0)
 
 /* Expect a conversion to private to fail with @error, and to report page @at. */
@@ -86,11 +102,36 @@ static inline int convert_during_unpin(int page)
 	int i, r = -1;
 
 	for (i = 0; i < 5 && r; i++) {
-		close_later(&thread, gmem_pin(g, page, 1), 50);
+		close_later(&thread, gmem_pin(g, page, 1));
 		r = gmem_convert(g, 0, g->nr_pages, PRIVATE);
 		kvm_pthread_join(thread, NULL);
 	}
 	return r;
+}
+
+/* Prepare for memory errors.  Return the amount of memory lost until now. */
+static inline u64 begin_poisoning(void)
+{
+	/* Send no signal for an error before the page is accessed. */
+	int r = prctl(PR_MCE_KILL, PR_MCE_KILL_SET, PR_MCE_KILL_LATE, 0, 0);
+
+	TEST_ASSERT(!r, __KVM_SYSCALL_ERROR("prctl(PR_MCE_KILL)", r));
+	return hwpoison_lost_memory();
+}
+
+/*
+ * Verify that all memory is ordinary memory again.  Pages can be mapped again
+ * only if all invalidations that began have ended.
+ */
+static inline void end_poisoning(u64 lost)
+{
+	int i;
+
+	gmem_punch_hole(g, 0, g->nr_pages);
+	for (i = 0; i < g->nr_pages; i++)
+		TEST_ASSERT_EQ(gmem_read(g, i), 0);
+	TEST_ASSERT_EQ(hwpoison_unpoison_all(), 0);
+	TEST_ASSERT_EQ(hwpoison_lost_memory(), lost);
 }
 
 /* If there is a reason why no case can run, report a single skip. */

@@ -15,24 +15,15 @@
 #define GMEM_SLOT	10
 #define GMEM_GPA	((gpa_t)1 << 32)
 
-/**
- * struct gmem_vm - A VM whose guest reads and writes memory on request
- * @vm: the VM
- * @vcpu: the vCPU that does so; each hammer adds another one
- * @fd: guest_memfd, bound to GMEM_SLOT at GMEM_GPA from offset 0
- * @mem: the host's mapping of all of it
- * @nr_pages: size of the guest_memfd, in pages
- * @error_page: page that the last conversion reported, -1 if none
- * @start: the vCPU's initial registers
- */
+/* A VM whose guest reads and writes memory on request. */
 struct gmem_vm {
 	struct kvm_vm *vm;
-	struct kvm_vcpu *vcpu;
-	int fd;
-	char *mem;
+	struct kvm_vcpu *vcpu;	/* each hammer adds another one */
+	int fd;			/* bound to GMEM_SLOT at GMEM_GPA from offset 0 */
+	char *mem;		/* the host's mapping of all of it */
 	int nr_pages;
-	s64 error_page;
-	struct kvm_regs start;
+	s64 error_page;		/* that the last conversion reported, or -1 */
+	struct kvm_regs start;	/* the vCPU's initial registers */
 };
 
 /* Return the reason to skip a test if there can't be such a VM, or NULL. */
@@ -41,9 +32,9 @@ const char *gmem_vm_unsupported(void);
 /* Create a VM whose memory is shared, and not allocated yet. */
 void gmem_vm_create(struct gmem_vm *g, int nr_pages);
 
-/* Get or set the parameter kvm.gmem_hugepages, which applies to new files. */
-bool gmem_hugepages(void);
-void gmem_set_hugepages(bool on);
+/* Set kvm.gmem_hugepages, which applies to new files.  Return the old value. */
+bool gmem_set_hugepages(bool on);
+const char *gmem_hugepages_unsupported(void);
 
 #define GMEM_CHUNK_PAGES	512
 
@@ -63,8 +54,8 @@ void gmem_vm_free(struct gmem_vm *g);
 int gmem_create_shared(struct gmem_vm *g, u64 size);
 
 /*
- * Bind @nr pages of the file, starting with @page, at the guest's page @gpage.
- * Remove the slot if @nr is 0.
+ * Bind @nr pages of the file, starting with @page, at the guest's page @gpage,
+ * counted from GMEM_GPA.  Remove the slot if @nr is 0.
  */
 void gmem_set_slot(struct gmem_vm *g, int slot, int gpage, int nr, int page);
 
@@ -83,8 +74,8 @@ int __gmem_read(struct gmem_vm *g, int page, u64 *value);
 
 /*
  * Like __gmem_read(), but in two steps, for accesses that need the VMM's help
- * in between: gmem_start_read() returns on any exit, gmem_continue() gets the
- * value.
+ * in between: gmem_start_read() returns on any exit, and gmem_continue() gets
+ * the value.
  */
 int gmem_start_read(struct gmem_vm *g, int page);
 int gmem_continue(struct gmem_vm *g, u64 *value);
@@ -110,17 +101,24 @@ static inline u64 *gmem_hva(struct gmem_vm *g, int page)
 	return (u64 *)(g->mem + (u64)page * PAGE_SIZE);
 }
 
-/* Convert pages.  Return the errno, 0 for success. */
+/* Convert pages.  Return the errno, or 0 on success. */
 int gmem_convert(struct gmem_vm *g, int page, int nr, u64 attributes);
+
+/* Convert pages.  Fail the test if that isn't possible. */
+static inline void gmem_make(struct gmem_vm *g, int page, int nr, u64 attributes)
+{
+	gmem_set_attributes(g->fd, (u64)page * PAGE_SIZE, (u64)nr * PAGE_SIZE,
+			    attributes);
+}
 
 static inline void gmem_make_private(struct gmem_vm *g, int page, int nr)
 {
-	gmem_set_private(g->fd, (u64)page * PAGE_SIZE, (u64)nr * PAGE_SIZE);
+	gmem_make(g, page, nr, KVM_MEMORY_ATTRIBUTE_PRIVATE);
 }
 
 static inline void gmem_make_shared(struct gmem_vm *g, int page, int nr)
 {
-	gmem_set_shared(g->fd, (u64)page * PAGE_SIZE, (u64)nr * PAGE_SIZE);
+	gmem_make(g, page, nr, 0);
 }
 
 void gmem_allocate(struct gmem_vm *g, int page, int nr);
@@ -132,7 +130,7 @@ bool gmem_host_can_access(struct gmem_vm *g, int page, int nr);
 /* Return true if the host may access all pages except these, and none of these. */
 bool gmem_host_can_access_all_but(struct gmem_vm *g, int page, int nr);
 
-/* Return the pfn of a shared page; needs CAP_SYS_ADMIN. */
+/* Return the pfn of a shared page, see hwpoison_pfn_unsupported(). */
 u64 gmem_host_pfn(struct gmem_vm *g, int page);
 
 /*
@@ -142,7 +140,7 @@ u64 gmem_host_pfn(struct gmem_vm *g, int page);
  */
 int __gmem_pin(struct gmem_vm *g, int page, int nr);
 int gmem_pin(struct gmem_vm *g, int page, int nr);
-bool gmem_can_pin(void);
+const char *gmem_pin_unsupported(void);
 
 /*
  * Hold references to pages for @us, as an I/O request does, and read them.
@@ -157,40 +155,30 @@ bool gmem_splice(struct gmem_vm *g, int page, int nr, int us);
 int gmem_poison(struct gmem_vm *g, int page);
 
 /*
- * Return true if KVM_RUN failed with @err because the page is poisoned, or if
- * reading that page makes it fail that way.
+ * Return true if KVM_RUN failed with @err because the page is poisoned.
+ * gmem_refuses() has the guest read the page first.
  */
 bool gmem_is_refused(struct gmem_vm *g, int page, bool private, int err);
 bool gmem_refuses(struct gmem_vm *g, int page, bool private);
 
-/**
- * enum gmem_hammer_mode - How to treat accesses that fail
- * @HAMMER_LOSSLESS: fail the test, and check that nothing written gets lost
- * @HAMMER_ONCE: end the thread at the first failure
- * @HAMMER_RETRY: try again, for memory that comes and goes
- */
+/* How to treat accesses that fail. */
 enum gmem_hammer_mode {
-	HAMMER_LOSSLESS,
-	HAMMER_ONCE,
-	HAMMER_RETRY,
+	HAMMER_LOSSLESS,	/* fail the test, nothing written may get lost */
+	HAMMER_ONCE,		/* end the thread at the first failure */
+	HAMMER_RETRY,		/* try again, for memory that comes and goes */
+	HAMMER_MMIO,		/* missing memory reads as all ones */
 };
 
 #define GMEM_HAMMER_PAGES	16
 
-/**
- * struct gmem_hammer - A vCPU that accesses memory as fast as it can
- * @vcpu: the vCPU
- * @mode: see enum gmem_hammer_mode
- * @thread: the thread that runs the vCPU
- * @err: errno of the last KVM_RUN, 0 if it succeeded
- * @nr_failures: how often KVM_RUN failed, or exited due to missing memory
- */
+/* A vCPU that accesses memory as fast as it can, in a thread of its own. */
 struct gmem_hammer {
+	struct gmem_vm *g;
 	struct kvm_vcpu *vcpu;
 	enum gmem_hammer_mode mode;
 	pthread_t thread;
-	int err;
-	u64 nr_failures;
+	int err;		/* errno of the last KVM_RUN, or 0 */
+	u64 nr_failures;	/* KVM_RUN failed, or exited due to missing memory */
 };
 
 /*
@@ -201,5 +189,17 @@ struct gmem_hammer {
 void gmem_hammer_start(struct gmem_vm *g, struct gmem_hammer *hammers, int nr,
 		       enum gmem_hammer_mode mode);
 void gmem_hammer_stop(struct gmem_vm *g, struct gmem_hammer *hammers, int nr);
+
+/*
+ * Likewise, with other guest code, which gets its hammer's index as argument,
+ * and has to end when gmem_hammer_stopped() returns true.
+ */
+void __gmem_hammer_start(struct gmem_vm *g, struct gmem_hammer *hammers, int nr,
+			 enum gmem_hammer_mode mode, void *code);
+bool gmem_hammer_stopped(void);
+
+/* Wait for hammers that end by themselves, and run one again that has ended. */
+void gmem_hammer_join(struct gmem_hammer *hammers, int nr);
+void gmem_hammer_resume(struct gmem_hammer *h);
 
 #endif /* SELFTEST_KVM_GMEM_VM_H */

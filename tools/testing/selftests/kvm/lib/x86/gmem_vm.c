@@ -23,10 +23,10 @@
 
 #define GUP_TEST_FILE	"/sys/kernel/debug/gup_test"
 
-/* Far longer than a guest takes to see the request, even in emulation. */
-#define HAMMER_STOP_SECONDS	60
+/* Far longer than a guest takes to see hammering.stop, even in emulation. */
+#define HAMMER_STOP_SECONDS	120
 
-/* The guest's next access, written by the host between two exits. */
+/* The guest's next access, written by the host while the vCPU isn't running. */
 static struct {
 	u64 gpa;
 	u64 value;
@@ -52,13 +52,18 @@ static struct {
 	bool stop;
 } hammering;
 
+bool gmem_hammer_stopped(void)
+{
+	return READ_ONCE(hammering.stop);
+}
+
 /* Each hammer owns a word in each page, and thus knows its expected value. */
 static void guest_hammer(u64 id)
 {
 	u64 seen[GMEM_HAMMER_PAGES] = {};
 	u64 i;
 
-	for (i = 0; !READ_ONCE(hammering.stop); i++) {
+	for (i = 0; !gmem_hammer_stopped(); i++) {
 		u64 page = i % READ_ONCE(hammering.nr_pages);
 		u64 *p = (u64 *)(GMEM_GPA + page * PAGE_SIZE) + 1 + id;
 
@@ -72,7 +77,7 @@ static void guest_hammer(u64 id)
 const char *gmem_vm_unsupported(void)
 {
 	if (!(kvm_check_cap(KVM_CAP_VM_TYPES) & BIT(KVM_X86_SW_PROTECTED_VM)))
-		return "no software-protected VMs (they need nested paging)";
+		return "no software-protected VMs (CONFIG_KVM_SW_PROTECTED_VM, nested paging)";
 
 	if (!(kvm_check_cap(KVM_CAP_GUEST_MEMFD_MEMORY_ATTRIBUTES) &
 	      KVM_MEMORY_ATTRIBUTE_PRIVATE))
@@ -113,27 +118,25 @@ void gmem_vm_create(struct gmem_vm *g, int nr_pages)
 
 #define HUGEPAGES_FILE	"/sys/module/kvm/parameters/gmem_hugepages"
 
-bool gmem_hugepages(void)
+const char *gmem_hugepages_unsupported(void)
 {
-	char value = 0;
-	int fd = open(HUGEPAGES_FILE, O_RDONLY);
-
-	TEST_ASSERT(fd >= 0 && read(fd, &value, 1) == 1, "Cannot read " HUGEPAGES_FILE);
-	kvm_close(fd);
-	return value == 'Y';
+	return no_access(HUGEPAGES_FILE, W_OK,
+			 "cannot write " HUGEPAGES_FILE " (this needs root)");
 }
 
-void gmem_set_hugepages(bool on)
+bool gmem_set_hugepages(bool on)
 {
+	bool was_on = get_kvm_param_bool("gmem_hugepages");
+
 	TEST_ASSERT(!write_file(HUGEPAGES_FILE, on ? "1" : "0"),
 		    "Cannot write " HUGEPAGES_FILE);
+	return was_on;
 }
 
 void gmem_vm_create_huge(struct gmem_vm *g, int nr_pages)
 {
-	bool on = gmem_hugepages();
+	bool on = gmem_set_hugepages(true);
 
-	gmem_set_hugepages(true);
 	gmem_vm_create(g, nr_pages);
 	gmem_set_hugepages(on);
 }
@@ -323,8 +326,8 @@ bool gmem_is_refused(struct gmem_vm *g, int page, bool private, int err)
 	    run->memory_fault.flags == (private ? KVM_MEMORY_EXIT_FLAG_PRIVATE : 0))
 		return true;
 
-	ksft_print_msg("KVM_RUN: errno %d, exit_reason %u, gpa 0x%llx, flags 0x%llx\n",
-		       err, run->exit_reason, run->memory_fault.gpa,
+	ksft_print_msg("Page %d isn't refused: errno %d, reason %u, gpa 0x%llx, flags 0x%llx\n",
+		       page, err, run->exit_reason, run->memory_fault.gpa,
 		       run->memory_fault.flags);
 	return false;
 }
@@ -336,9 +339,10 @@ bool gmem_refuses(struct gmem_vm *g, int page, bool private)
 	return gmem_is_refused(g, page, private, __gmem_read(g, page, &value) ? errno : 0);
 }
 
-bool gmem_can_pin(void)
+const char *gmem_pin_unsupported(void)
 {
-	return !access(GUP_TEST_FILE, R_OK | W_OK);
+	return no_access(GUP_TEST_FILE, R_OK | W_OK,
+			 "CONFIG_GUP_TEST or debugfs is missing");
 }
 
 int __gmem_pin(struct gmem_vm *g, int page, int nr)
@@ -412,15 +416,36 @@ int gmem_poison(struct gmem_vm *g, int page)
 	return r;
 }
 
+/* Act like a device that reads as all ones. */
+static void answer_mmio(struct gmem_hammer *h)
+{
+	struct kvm_run *run = h->vcpu->run;
+
+	TEST_ASSERT(run->mmio.phys_addr >= GMEM_GPA &&
+		    run->mmio.phys_addr < GMEM_GPA + h->g->nr_pages * PAGE_SIZE,
+		    "MMIO at 0x%llx", run->mmio.phys_addr);
+	if (!run->mmio.is_write)
+		memset(run->mmio.data, 0xff, run->mmio.len);
+}
+
 static void *run_hammer(void *arg)
 {
 	struct gmem_hammer *h = arg;
+	struct kvm_run *run = h->vcpu->run;
 	struct ucall uc;
 
 	for (;;) {
 		h->err = __vcpu_run(h->vcpu) ? errno : 0;
-		if (h->err == EINTR && !h->vcpu->run->immediate_exit)
+		if (h->err == EINTR && run->immediate_exit)
+			return NULL;
+		if (h->err == EINTR)
 			continue;
+
+		if (!h->err && h->mode == HAMMER_MMIO &&
+		    run->exit_reason == KVM_EXIT_MMIO) {
+			answer_mmio(h);
+			continue;
+		}
 
 		if (!h->err) {
 			switch (get_ucall(h->vcpu, &uc)) {
@@ -433,21 +458,25 @@ static void *run_hammer(void *arg)
 			}
 		}
 
+		TEST_ASSERT(h->mode == HAMMER_ONCE || h->mode == HAMMER_RETRY,
+			    "The guest's access failed, errno: %d, exit reason: %u (%s)",
+			    h->err, run->exit_reason,
+			    exit_reason_str(run->exit_reason));
 		h->nr_failures++;
 		/* The guest may never get to see the request to stop. */
-		if (h->mode == HAMMER_ONCE || READ_ONCE(hammering.stop))
+		if (h->mode == HAMMER_ONCE || gmem_hammer_stopped())
 			return NULL;
-
-		TEST_ASSERT(h->mode == HAMMER_RETRY,
-			    "KVM_RUN failed, errno: %d, exit reason: %u (%s)",
-			    h->err, h->vcpu->run->exit_reason,
-			    exit_reason_str(h->vcpu->run->exit_reason));
 		sched_yield();
 	}
 }
 
-void gmem_hammer_start(struct gmem_vm *g, struct gmem_hammer *hammers, int nr,
-		       enum gmem_hammer_mode mode)
+void gmem_hammer_resume(struct gmem_hammer *h)
+{
+	kvm_pthread_create(&h->thread, NULL, run_hammer, h);
+}
+
+void __gmem_hammer_start(struct gmem_vm *g, struct gmem_hammer *hammers, int nr,
+			 enum gmem_hammer_mode mode, void *code)
 {
 	int i;
 
@@ -458,14 +487,21 @@ void gmem_hammer_start(struct gmem_vm *g, struct gmem_hammer *hammers, int nr,
 
 	for (i = 0; i < nr; i++) {
 		hammers[i] = (struct gmem_hammer) {
+			.g = g,
 			.mode = mode,
-			.vcpu = vm_vcpu_add(g->vm, 1 + i, guest_hammer),
+			.vcpu = vm_vcpu_add(g->vm, 1 + i, code),
 		};
 		vcpu_args_set(hammers[i].vcpu, 1, (u64)i);
 	}
 
 	for (i = 0; i < nr; i++)
-		kvm_pthread_create(&hammers[i].thread, NULL, run_hammer, &hammers[i]);
+		gmem_hammer_resume(&hammers[i]);
+}
+
+void gmem_hammer_start(struct gmem_vm *g, struct gmem_hammer *hammers, int nr,
+		       enum gmem_hammer_mode mode)
+{
+	__gmem_hammer_start(g, hammers, nr, mode, guest_hammer);
 }
 
 /* The thread may be stuck in KVM, or the guest may make no progress. */
@@ -481,13 +517,10 @@ static void give_up(struct gmem_hammer *h)
 		  h->vcpu->id, HAMMER_STOP_SECONDS, h->err);
 }
 
-void gmem_hammer_stop(struct gmem_vm *g, struct gmem_hammer *hammers, int nr)
+void gmem_hammer_join(struct gmem_hammer *hammers, int nr)
 {
 	struct timespec deadline;
 	int i;
-
-	WRITE_ONCE(hammering.stop, true);
-	sync_global_to_guest(g->vm, hammering);
 
 	clock_gettime(CLOCK_REALTIME, &deadline);
 	deadline.tv_sec += HAMMER_STOP_SECONDS;
@@ -495,4 +528,11 @@ void gmem_hammer_stop(struct gmem_vm *g, struct gmem_hammer *hammers, int nr)
 	for (i = 0; i < nr; i++)
 		if (pthread_timedjoin_np(hammers[i].thread, NULL, &deadline))
 			give_up(&hammers[i]);
+}
+
+void gmem_hammer_stop(struct gmem_vm *g, struct gmem_hammer *hammers, int nr)
+{
+	WRITE_ONCE(hammering.stop, true);
+	sync_global_to_guest(g->vm, hammering);
+	gmem_hammer_join(hammers, nr);
 }
