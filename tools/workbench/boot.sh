@@ -89,7 +89,7 @@ vm_kvm()
 	local paging kvm='' arch='' param
 
 	if [ "$KARCH" != x86_64 ]; then
-		[ $# -eq 0 ] || die "KVM is not a module on $KARCH, so it cannot take the parameter '$1'"
+		[ $# -eq 0 ] || die "KVM is built in on $KARCH: use --append kvm.NAME=VALUE, not the parameter '$1'"
 		return
 	fi
 	case $(vm_accel) in

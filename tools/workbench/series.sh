@@ -114,7 +114,7 @@ tree_base()
 	say "Making the kernel tree build/linux from $name"
 	rm -rf "$TREE.new"
 	step unpack "unpack" 0 base_unpack "$TREE.new" || die "cannot unpack the base kernel"
-	base_is_7_3 "$TREE.new" || die "the base kernel's tarball is not a 7.3 kernel tree"
+	base_is_7_3 "$TREE.new" || die "the base as unpacked (of KERNEL_SRC: its last commit) is not a 7.3 kernel tree"
 	step commit "commit the base" 0 base_commit "$TREE.new" "$name" || die "cannot commit the base kernel"
 	mv "$TREE.new" "$TREE"
 }

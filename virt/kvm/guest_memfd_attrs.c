@@ -261,7 +261,10 @@ static void kvm_gmem_attrs_prune(struct kvm_gmem_attrs_update *update, pgoff_t i
 	}
 }
 
-/* Detach uniform nodes left by the last update, unless this one needs them. */
+/*
+ * Detach uniform nodes left by the last update, unless this one has an edge in
+ * the same leaf.
+ */
 static void kvm_gmem_attrs_prune_lazy(struct kvm_gmem_attrs_update *update)
 {
 	pgoff_t *lazy = update->attrs->lazy;

@@ -73,7 +73,7 @@ void close_later(pthread_t *thread, int fd);
 /* A thread that repeats an operation. */
 struct worker {
 	const char *name;
-	bool (*work)(u64 n);	/* the nth time; returns false on failure */
+	bool (*work)(u64 n);	/* for n = 0, 1, ...; returns false on failure */
 	pthread_t thread;
 	bool stop;
 	u64 nr_done;
@@ -85,7 +85,7 @@ void workers_start(struct worker *workers, int nr);
 void workers_stop(struct worker *workers, int nr);
 
 /* Pick a random range below @max: return the start, and set @nr to the length. */
-static inline int random_range(struct kvm_random_state *rng, int max, int *nr)
+static inline int kvm_random_range(struct kvm_random_state *rng, int max, int *nr)
 {
 	int start = kvm_random_u32(rng) % max;
 
@@ -93,8 +93,9 @@ static inline int random_range(struct kvm_random_state *rng, int max, int *nr)
 	return start;
 }
 
-/* Return @reason if this process can't access a file like that, or NULL. */
-static inline const char *no_access(const char *path, int mode, const char *reason)
+/* Return @reason if this process can't access @path with @mode, or NULL. */
+static inline const char *access_unsupported(const char *path, int mode,
+					     const char *reason)
 {
 	return access(path, mode) ? reason : NULL;
 }
@@ -112,7 +113,7 @@ int fail_nth_open(void);
 void fail_nth_start(int fd, int nth);
 bool fail_nth_came(int fd);
 
-/* Return a value of /proc/meminfo, in bytes.  @key includes the colon. */
+/* Return a value of /proc/meminfo, in bytes.  @key is its name with the colon. */
 u64 read_meminfo(const char *key);
 
 /* A tracing instance with a single event, which doesn't disturb other tracing. */

@@ -39,6 +39,9 @@ u64 hwpoison_lost_memory(void);
 /* Return the KPF_* flags of a page, see linux/kernel-page-flags.h. */
 u64 hwpoison_page_flags(u64 pfn);
 
+/* Return true if a page is mapped at an address of this process. */
+bool hwpoison_is_mapped(const void *hva);
+
 /* Return the pfn mapped at an address of this process, or 0 if there is none. */
 u64 hwpoison_mapped_pfn(const void *hva);
 const char *hwpoison_pfn_unsupported(void);

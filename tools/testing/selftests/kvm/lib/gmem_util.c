@@ -55,9 +55,12 @@ void set_alarm(u64 us)
 }
 
 static __thread sigjmp_buf sigbus_env;
+static __thread bool trying;
 
 static void return_false(int sig)
 {
+	if (!trying)
+		ksft_exit_fail_msg("SIGBUS outside of try_*()\n");
 	siglongjmp(sigbus_env, 1);
 }
 
@@ -71,28 +74,37 @@ void catch_sigbus(void)
 
 bool try_read(u64 *hva, u64 *value)
 {
-	if (sigsetjmp(sigbus_env, 1))
+	trying = !sigsetjmp(sigbus_env, 1);
+	if (!trying)
 		return false;
 
 	*value = READ_ONCE(*hva);
+	trying = false;
 	return true;
 }
 
 bool try_write(u64 *hva, u64 value)
 {
-	if (sigsetjmp(sigbus_env, 1))
+	trying = !sigsetjmp(sigbus_env, 1);
+	if (!trying)
 		return false;
 
 	WRITE_ONCE(*hva, value);
+	trying = false;
 	return true;
 }
 
 bool try_poison(u64 *hva)
 {
-	if (sigsetjmp(sigbus_env, 1))
+	bool poisoned;
+
+	trying = !sigsetjmp(sigbus_env, 1);
+	if (!trying)
 		return true;
 
-	return !madvise(hva, getpagesize(), MADV_HWPOISON);
+	poisoned = !madvise(hva, getpagesize(), MADV_HWPOISON);
+	trying = false;
+	return poisoned;
 }
 
 static cpu_set_t initial_cpus;
@@ -194,8 +206,8 @@ int write_file(const char *path, const char *fmt, ...)
 
 const char *fail_nth_unsupported(void)
 {
-	return no_access(FAULT_DIR "failslab/ignore-gfp-wait", W_OK,
-			 "CONFIG_FAILSLAB or debugfs is missing");
+	return access_unsupported(FAULT_DIR "failslab/ignore-gfp-wait", W_OK,
+				  "CONFIG_FAILSLAB or debugfs is missing");
 }
 
 int fail_nth_open(void)
@@ -205,7 +217,8 @@ int fail_nth_open(void)
 	write_file(FAULT_DIR "fail_page_alloc/min-order", "0");
 	write_file(FAULT_DIR "fail_page_alloc/verbose", "0");
 	write_file(FAULT_DIR "failslab/verbose", "0");
-	write_file(FAULT_DIR "failslab/ignore-gfp-wait", "N");
+	TEST_ASSERT(!write_file(FAULT_DIR "failslab/ignore-gfp-wait", "N"),
+		    "Cannot set up failslab");
 
 	return open_path_or_exit("/proc/thread-self/fail-nth", O_RDWR);
 }

@@ -22,10 +22,10 @@ const char *hwpoison_unsupported(void)
 	if (geteuid())
 		return "memory errors need root";
 
-	return no_access(DEBUGFS "corrupt-pfn", W_OK,
-			 "no " DEBUGFS "corrupt-pfn (CONFIG_HWPOISON_INJECT)") ?:
-	       no_access("/proc/kpageflags", R_OK,
-			 "no /proc/kpageflags (CONFIG_PROC_PAGE_MONITOR)");
+	return access_unsupported(DEBUGFS "corrupt-pfn", W_OK,
+				  "no " DEBUGFS "corrupt-pfn (CONFIG_HWPOISON_INJECT)") ?:
+	       access_unsupported("/proc/kpageflags", R_OK,
+				  "no /proc/kpageflags (CONFIG_PROC_PAGE_MONITOR)");
 }
 
 static u64 struck[MAX_STRUCK];
@@ -128,6 +128,11 @@ u64 hwpoison_page_flags(u64 pfn)
 const char *hwpoison_pfn_unsupported(void)
 {
 	return geteuid() ? "the pfns of mapped pages need root" : NULL;
+}
+
+bool hwpoison_is_mapped(const void *hva)
+{
+	return read_entry("/proc/self/pagemap", (u64)hva / getpagesize()) & BIT_ULL(63);
 }
 
 u64 hwpoison_mapped_pfn(const void *hva)

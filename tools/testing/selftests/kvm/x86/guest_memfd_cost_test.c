@@ -10,7 +10,6 @@
  * and use the median of several, as the CPUs may have other work.
  */
 #include <sched.h>
-#include <sys/prctl.h>
 #include <sys/resource.h>
 
 #include "gmem_test.h"

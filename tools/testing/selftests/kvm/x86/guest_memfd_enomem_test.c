@@ -6,7 +6,6 @@
  * limit of that cgroup is enforced.
  */
 #include <limits.h>
-#include <sys/prctl.h>
 
 #include <linux/sizes.h>
 
@@ -51,7 +50,7 @@ TEST_F_TIMEOUT(alloc, every_failure, 300)
 	bool to_private, failed;
 
 	for (round = 0; round < 100; round++) {
-		page = FIRST_PAGE + random_range(&rng, NR_LOOKED_AT, &nr);
+		page = FIRST_PAGE + kvm_random_range(&rng, NR_LOOKED_AT, &nr);
 		to_private = kvm_random_bool(&rng);
 
 		ASSERT_CONVERTED(0, g->nr_pages, to_private ? SHARED : PRIVATE);
@@ -71,7 +70,7 @@ TEST_F_TIMEOUT(alloc, every_failure, 300)
 			ASSERT_EQ(page, g->error_page);
 			/* Memory is allocated first, so nothing has been unmapped. */
 			for (i = page; i < page + nr; i++)
-				ASSERT_EQ(to_private, !!hwpoison_mapped_pfn(gmem_hva(g, i)));
+				ASSERT_EQ(to_private, hwpoison_is_mapped(gmem_hva(g, i)));
 			for (i = FIRST_PAGE; i < end; i++)
 				ASSERT_EQ(to_private, gmem_host_can_access(g, i, 1));
 			nr_failed++;

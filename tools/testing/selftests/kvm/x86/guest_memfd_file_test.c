@@ -19,8 +19,8 @@ GMEM_FIXTURE(file, NR_PAGES)
 
 /*
  * Files from one page to the maximum size, of which one is bound to a memslot
- * as a whole.  They are empty except for two pages, so their size must not
- * matter.
+ * as a whole.  They are empty except for their first and last page, so their
+ * size must not matter.
  */
 TEST_F(file, sizes)
 {
@@ -213,8 +213,8 @@ TEST_F(file, unevictable_pages)
 	u64 pfn;
 	int i;
 
-	SKIP_IF(no_access("/proc/kpageflags", R_OK,
-			  "no /proc/kpageflags (CONFIG_PROC_PAGE_MONITOR)"));
+	SKIP_IF(access_unsupported("/proc/kpageflags", R_OK,
+				   "no /proc/kpageflags (CONFIG_PROC_PAGE_MONITOR)"));
 
 	pfn = gmem_host_pfn(g, 2);
 	for (i = 0; i < 2; i++) {
@@ -288,7 +288,7 @@ TEST_F(file, other_descriptors)
 }
 
 /* Once the file is closed, memory counts as shared, and accesses fail. */
-TEST_F(file, close_under_vcpu)
+TEST_F_TIMEOUT(file, close_under_vcpu, 300)
 {
 	struct gmem_hammer hammer;
 	struct kvm_run *run;

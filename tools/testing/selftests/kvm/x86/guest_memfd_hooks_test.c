@@ -514,6 +514,6 @@ TEST_F_TIMEOUT(chunk, order_under_load, CHUNK_TIMEOUT)
 	EXPECT_LT(seen_first.released_chunks, seen.released_chunks);
 }
 
-GMEM_TEST_MAIN(no_access(HOOKS "fail_release", R_OK,
-			 "no " HOOKS " (CONFIG_KVM_GMEM_TEST_HOOKS)") ?:
+GMEM_TEST_MAIN(access_unsupported(HOOKS "fail_release", R_OK,
+				  "no " HOOKS " (CONFIG_KVM_GMEM_TEST_HOOKS)") ?:
 	       gmem_vm_unsupported())

@@ -131,7 +131,7 @@ TEST_F_TIMEOUT(huge, slot_under_vcpus, 600)
 		set_slot_seq(g->vm, 2 * i - 1);
 		gmem_set_slot(g, GMEM_SLOT, 0, 0, 0);
 		/* Convert a page while it is in no slot. */
-		gmem_make(g, PAGE, 1, i % 2 ? SHARED : PRIVATE);
+		gmem_make_attributes(g, PAGE, 1, i % 2 ? SHARED : PRIVATE);
 		gmem_set_slot(g, GMEM_SLOT, 0, GMEM_CHUNK_PAGES, slot_page(2 * i));
 		set_slot_seq(g->vm, 2 * i);
 
@@ -201,7 +201,7 @@ TEST_F_TIMEOUT(huge, file_closed_under_vcpu, 600)
 
 static bool flip(u64 n)
 {
-	gmem_make(g, PAGE, 1, n % 2 ? SHARED : PRIVATE);
+	gmem_make_attributes(g, PAGE, 1, n % 2 ? SHARED : PRIVATE);
 	return true;
 }
 
@@ -228,7 +228,7 @@ TEST_F_TIMEOUT(huge, one_page_flipping, 600)
 		longest = max(longest, elapsed_ms(start));
 
 		/* Make the vCPUs fault on its neighbours again. */
-		gmem_make(g, PAGE + 1, 200, i % 2 ? SHARED : PRIVATE);
+		gmem_make_attributes(g, PAGE + 1, 200, i % 2 ? SHARED : PRIVATE);
 	}
 
 	gmem_hammer_stop(g, hammers, NR_VCPUS);

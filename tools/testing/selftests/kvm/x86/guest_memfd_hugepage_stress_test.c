@@ -73,7 +73,7 @@ FIXTURE_TEARDOWN(stress)
 /* Pick a few pages, a chunk, all pages, or any range. */
 static int random_pages(struct kvm_random_state *rng, int *nr)
 {
-	int page = random_range(rng, NR_PAGES, nr);
+	int page = kvm_random_range(rng, NR_PAGES, nr);
 
 	switch (kvm_random_u32(rng) % 8) {
 	case 0:
@@ -100,7 +100,7 @@ static void do_convert(FIXTURE_DATA(stress) *self, struct kvm_random_state *rng,
 	if (nr >= GMEM_CHUNK_PAGES)
 		to_private = true;
 
-	gmem_make(g, page, nr, to_private ? PRIVATE : SHARED);
+	gmem_make_attributes(g, page, nr, to_private ? PRIVATE : SHARED);
 	for (i = page; i < page + nr; i++)
 		self->private[i] = to_private;
 }

@@ -70,10 +70,10 @@ static void one_page(struct __test_metadata *_metadata, FIXTURE_DATA(huge) *self
 	u64 pfn;
 	int i;
 
-	gmem_make(g, 0, NR_PAGES, from);
+	gmem_make_attributes(g, 0, NR_PAGES, from);
 	gmem_fill(g, 0, NR_PAGES);
 
-	gmem_make(g, PAGE, 1, to);
+	gmem_make_attributes(g, PAGE, 1, to);
 	ASSERT_EQ(NR_CHUNKS - 1, nr_huge(self));
 	check_others(_metadata);
 	for (i = GMEM_CHUNK_PAGES; i < 2 * GMEM_CHUNK_PAGES; i++)
@@ -83,7 +83,7 @@ static void one_page(struct __test_metadata *_metadata, FIXTURE_DATA(huge) *self
 	ASSERT_EQ(NR_CHUNKS - 1, nr_huge(self));
 
 	/* One fault brings back the huge page. */
-	gmem_make(g, PAGE, 1, from);
+	gmem_make_attributes(g, PAGE, 1, from);
 	ASSERT_FAULTS(1, gmem_check(g, PAGE, 1));
 	ASSERT_EQ(NR_CHUNKS, nr_huge(self));
 	ASSERT_FAULTS(0, gmem_check(g, 0, NR_PAGES));
@@ -274,10 +274,13 @@ static void slot_code(u64 gva, u64 nr)
 	GUEST_DONE();
 }
 
-/* Where slot_code() accesses memory, with other page tables than g->vcpu. */
+/*
+ * Where slot_code() accesses memory.  GMEM_GPA itself is already mapped, with
+ * small pages.
+ */
 #define SLOT_GVA	BIT_ULL(40)
 
-/* Create a VM without private memory. */
+/* Create an ordinary VM, with memory in chunks regardless of the parameter. */
 static void ordinary_create(struct gmem_vm *o, u64 flags, int nr_pages)
 {
 	bool on = gmem_set_hugepages(true);
@@ -292,7 +295,10 @@ static void ordinary_create_shared(struct gmem_vm *o, int nr_pages)
 			nr_pages);
 }
 
-/* Run slot_code().  Return the number of huge pages that KVM maps for it. */
+/*
+ * Run slot_code(), once for each VM.  Return the number of huge pages that KVM
+ * maps for it.
+ */
 static int ordinary_run(struct gmem_vm *o, u64 gva, u64 nr)
 {
 	u64 pages_2m = vm_get_stat(o->vm, pages_2m);

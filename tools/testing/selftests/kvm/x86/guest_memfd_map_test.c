@@ -274,12 +274,9 @@ TEST_F(map, is_for_root)
 
 static int whole_fd;		/* a file that is always converted as a whole */
 
-static bool look(u64 n)
+static bool look_at_fdinfo(u64 n)
 {
 	struct gmem_fdinfo info = gmem_read_fdinfo(getpid(), g->fd);
-	static struct map_line lines[NR_PAGES + 8];
-	int fd = map_open(g->vm), nr, i;
-	u64 next = 0;
 
 	TEST_ASSERT(info.private <= DATA_SIZE &&
 		    info.private + info.shared == DATA_SIZE &&
@@ -288,6 +285,14 @@ static bool look(u64 n)
 		    "private %lu shared %lu ranges %lu allocated %lu poisoned %lu",
 		    info.private, info.shared, info.ranges, info.allocated,
 		    info.poisoned);
+	return true;
+}
+
+static bool look_at_map(u64 n)
+{
+	static struct map_line lines[NR_PAGES + 8];
+	int fd = map_open(g->vm), nr, i;
+	u64 next = 0;
 
 	TEST_ASSERT(fd >= 0, "Cannot open gmem_map, errno: %d", errno);
 	nr = map_read(fd, 20 + n % 100, lines, ARRAY_SIZE(lines));
@@ -312,13 +317,17 @@ static bool look(u64 n)
  */
 TEST_F_TIMEOUT(map, racing, 120)
 {
-	struct worker looker = { "read the map and fdinfo", look };
+	struct worker lookers[] = {
+		{ "read the map", look_at_map },
+		{ "read fdinfo", look_at_fdinfo },
+	};
 	struct timespec start = time_now();
 	int round, page;
 
 	whole_fd = vm_create_guest_memfd(g->vm, WHOLE_PAGES * PAGE_SIZE, 0);
-	workers_start(&looker, 1);
-	for (round = 0; elapsed_ms(start) < 3000 || READ_ONCE(looker.nr_done) < 100; round++) {
+	workers_start(lookers, 2);
+	for (round = 0; elapsed_ms(start) < 3000 || READ_ONCE(lookers[0].nr_done) < 100 ||
+	     READ_ONCE(lookers[1].nr_done) < 100; round++) {
 		page = round * 7 % (NR_PAGES - 2);
 		WRITE_ONCE(*gmem_hva(g, page), round);
 		ASSERT_CONVERTED(page, 3, PRIVATE);
@@ -330,9 +339,10 @@ TEST_F_TIMEOUT(map, racing, 120)
 		ASSERT_CONVERTED(0, NR_PAGES, SHARED);
 		gmem_set_private(whole_fd, 0, WHOLE_PAGES * PAGE_SIZE);
 	}
-	workers_stop(&looker, 1);
+	workers_stop(lookers, 2);
 	kvm_close(whole_fd);
 }
 
 GMEM_TEST_MAIN(gmem_vm_unsupported() ?:
-	       no_access("/sys/kernel/debug/kvm", F_OK, "no debugfs in /sys/kernel/debug"))
+	       access_unsupported("/sys/kernel/debug/kvm", F_OK,
+				  "no debugfs in /sys/kernel/debug"))

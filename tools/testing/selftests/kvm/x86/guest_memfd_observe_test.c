@@ -183,7 +183,7 @@ TEST_F_TIMEOUT(observe, conversions, 120)
 
 	/* Even endless conversions leave no more ranges than pages. */
 	for (i = 0; i < 2000; i++) {
-		page = random_range(&rng, NR_PAGES, &nr);
+		page = kvm_random_range(&rng, NR_PAGES, &nr);
 		ASSERT_EQ(0, gmem_convert(g, page, nr, kvm_random_bool(&rng) ? PRIVATE : SHARED));
 		ASSERT_GE(NR_PAGES, gmem_read_fdinfo(getpid(), g->fd).ranges);
 	}

@@ -43,7 +43,7 @@ static void create_vm(const struct memory *m)
 {
 	bool mmap = !m->private || in_place();
 
-	lost = begin_poisoning();
+	lost = gmem_poison_begin();
 	__gmem_vm_create(g, m->type, mmap ? GUEST_MEMFD_FLAG_MMAP |
 					    GUEST_MEMFD_FLAG_INIT_SHARED : 0, NR_PAGES);
 	if (m->private && in_place())
@@ -71,7 +71,7 @@ TEST_F_TIMEOUT(poison, test, 180)						\
 		TH_LOG("memory: %s", m->name);					\
 		create_vm(m);							\
 		test_##test(_metadata, m->private);				\
-		end_poisoning(lost);						\
+		gmem_poison_end(lost);						\
 		gmem_vm_free(g);						\
 	}									\
 }										\

@@ -16,7 +16,7 @@ FIXTURE(poison) {
 
 FIXTURE_SETUP(poison)
 {
-	self->lost = begin_poisoning();
+	self->lost = gmem_poison_begin();
 	gmem_vm_create(g, NR_PAGES);
 	memset(g->mem, 0xaa, DATA_SIZE);
 	self->pfn = gmem_host_pfn(g, BAD);
@@ -24,7 +24,7 @@ FIXTURE_SETUP(poison)
 
 FIXTURE_TEARDOWN(poison)
 {
-	end_poisoning(self->lost);
+	gmem_poison_end(self->lost);
 	gmem_vm_free(g);
 }
 

@@ -4,7 +4,6 @@
  * others don't keep it from making progress; that signals reach tasks that wait
  * for a conversion; and that a VMM can be killed in the middle of conversions.
  */
-#include <sys/prctl.h>
 #include <sys/syscall.h>
 
 #include "gmem_test.h"
@@ -22,7 +21,7 @@
 #define BIG_SIZE	(BIG_PAGES * PAGE_SIZE)
 
 /* The maximum time for a process to die, even on slow machines. */
-#define SOON_MS		400
+#define SOON_US		400000
 
 /* Another file of the same VM. */
 static struct gmem_vm big;
@@ -137,7 +136,7 @@ TEST_F_TIMEOUT(signal, sigstop, 120)
 }
 
 /* Kill a process, and return the time it took to die. */
-static u64 kill_ms(pid_t pid)
+static u64 kill_us(pid_t pid)
 {
 	struct timespec start = time_now();
 	int status;
@@ -145,7 +144,7 @@ static u64 kill_ms(pid_t pid)
 	kill(pid, SIGKILL);
 	TEST_ASSERT(waitpid(pid, &status, 0) == pid && WIFSIGNALED(status),
 		    "The process was not killed, status 0x%x", status);
-	return elapsed_ms(start);
+	return elapsed_us(start);
 }
 
 static u64 kill_converter(struct gmem_vm *vm)
@@ -157,7 +156,7 @@ static u64 kill_converter(struct gmem_vm *vm)
 		gmem_convert(vm, 0, vm->nr_pages, SHARED);
 	}
 	usleep(100000);
-	return kill_ms(pid);
+	return kill_us(pid);
 }
 
 TEST_F_TIMEOUT(signal, sigkill, 120)
@@ -167,14 +166,14 @@ TEST_F_TIMEOUT(signal, sigkill, 120)
 	/* Kill during large requests, and while waiting. */
 	for (i = 0; i < 4; i++) {
 		madvise(big.mem, BIG_SIZE, MADV_POPULATE_WRITE);
-		EXPECT_GT(SOON_MS, kill_converter(&big));
+		EXPECT_GT(SOON_US, kill_converter(&big));
 		ASSERT_EQ(1, gmem_read_fdinfo(getpid(), big.fd).ranges);
 		gmem_make_shared(&big, 0, BIG_PAGES);
 	}
 	for (i = 0; i < 4 && !gmem_pin_unsupported(); i++) {
 		*gmem_hva(g, i) = 1;
 		pin = gmem_pin(g, i, 1);
-		EXPECT_GT(SOON_MS, kill_converter(g));
+		EXPECT_GT(SOON_US, kill_converter(g));
 		ASSERT_EQ(0, private_pages(g));
 		kvm_close(pin);
 		gmem_make_private(g, 0, NR_PAGES);
@@ -280,7 +279,7 @@ static void *vmm_convert(void *arg)
 	int page, nr;
 
 	for (;;) {
-		page = random_range(&rng, NR_PAGES, &nr);
+		page = kvm_random_range(&rng, NR_PAGES, &nr);
 		gmem_convert(g, page, nr, kvm_random_bool(&rng) ? PRIVATE : SHARED);
 		gmem_host_can_access(g, page, nr);
 	}
@@ -340,9 +339,9 @@ static void *convert_big(void *arg)
 	return NULL;
 }
 
-static s64 ms_between(struct timespec from, struct timespec to)
+static s64 us_between(struct timespec from, struct timespec to)
 {
-	return (timespec_to_ns(to) - timespec_to_ns(from)) / 1000000;
+	return (timespec_to_ns(to) - timespec_to_ns(from)) / 1000;
 }
 
 static u64 time_conversion(int fd)
@@ -353,26 +352,26 @@ static u64 time_conversion(int fd)
 	kvm_pthread_create(&thread, NULL, convert_big, &c);
 	kvm_pthread_join(thread, NULL);
 	gmem_set_shared(fd, 0, BIG_SIZE);
-	return ms_between(c.start, c.end);
+	return us_between(c.start, c.end);
 }
 
 /*
- * A task that is killed doesn't check the rest of the range.  That takes only a
- * few milliseconds on a fast machine, and the time to die depends on the load
- * of the CPUs, so try many times.
+ * A task that is killed doesn't check the rest of the range.  Checking all of it
+ * takes only a few milliseconds on a fast machine, and the time to die depends
+ * on the load of the CPUs, so try many times.
  */
 TEST_F_TIMEOUT(signal, sigkill_check, 120)
 {
 	bool *started = kvm_mmap(PAGE_SIZE, PROT_READ | PROT_WRITE,
 				 MAP_SHARED | MAP_ANONYMOUS, -1);
-	u64 whole_ms, ms;
+	u64 whole_us, us;
 	pid_t pid;
 	int i;
 
 	/* Without mappings, the check takes nearly all of the time. */
 	kvm_fallocate(big.fd, FALLOC_FL_KEEP_SIZE, 0, BIG_SIZE);
-	whole_ms = time_conversion(big.fd);
-	for (i = 0, ms = whole_ms; i < 50 && ms > whole_ms / 2; i++) {
+	whole_us = time_conversion(big.fd);
+	for (i = 0, us = whole_us; i < 50 && us > whole_us / 2; i++) {
 		*started = false;
 		pid = fork();
 		while (!pid) {
@@ -382,27 +381,27 @@ TEST_F_TIMEOUT(signal, sigkill_check, 120)
 		}
 		while (!READ_ONCE(*started))
 			;
-		usleep(whole_ms * 1000 / 4);
-		ms = kill_ms(pid);
-		TH_LOG("a conversion takes %lu ms, killed in %lu ms", whole_ms, ms);
+		usleep(whole_us / 4);
+		us = kill_us(pid);
+		TH_LOG("a conversion takes %lu us, killed in %lu us", whole_us, us);
 
 		/* Don't count a kill that came too late. */
 		if (private_pages(&big)) {
 			gmem_make_shared(&big, 0, BIG_PAGES);
-			ms = whole_ms;
+			us = whole_us;
 		}
 	}
-	ASSERT_GE(whole_ms / 2, ms);
+	ASSERT_GE(whole_us / 2, us);
 	kvm_munmap(started, PAGE_SIZE);
 }
 
 /*
- * Send a signal to the waiter in the middle of a conversion.  @whole_ms is the
+ * Send a signal to the waiter in the middle of a conversion.  @whole_us is the
  * expected duration; it is updated to the actual one.  Return the time until
  * the signal took effect, as a percentage of the rest of the conversion; -1 if
  * the waiter didn't have to wait, or if the signal was sent too late to tell.
  */
-static int signal_in_the_middle(u64 *whole_ms, int sig)
+static int signal_in_the_middle(u64 *whole_us, int sig)
 {
 	struct conversion c = { .fd = waiter_fd };
 	struct timespec sent, seen;
@@ -411,14 +410,14 @@ static int signal_in_the_middle(u64 *whole_ms, int sig)
 	s64 left;
 
 	kvm_pthread_create(&thread, NULL, convert_big, &c);
-	usleep(*whole_ms * 1000 / 4);
+	usleep(*whole_us / 4);
 	WRITE_ONCE(w->go, true);
-	usleep(*whole_ms * 1000 / 8);
+	usleep(*whole_us / 8);
 
 	returned = READ_ONCE(w->returned);
 	sent = time_now();
 	if (sig == SIGKILL) {
-		kill_ms(waiter_pid);
+		kill_us(waiter_pid);
 	} else {
 		kill(waiter_pid, sig);
 		while (!READ_ONCE(w->returned))
@@ -427,34 +426,34 @@ static int signal_in_the_middle(u64 *whole_ms, int sig)
 	seen = time_now();
 	kvm_pthread_join(thread, NULL);
 
-	*whole_ms = ms_between(c.start, c.end);
-	left = ms_between(sent, c.end);
-	if (returned || left <= (s64)*whole_ms / 4)
+	*whole_us = us_between(c.start, c.end);
+	left = us_between(sent, c.end);
+	if (returned || left <= (s64)*whole_us / 4)
 		return -1;
-	return ms_between(sent, seen) * 100 / left;
+	return us_between(sent, seen) * 100 / left;
 }
 
 /* The timing depends on the load of the CPUs, so try several times. */
 TEST_F_TIMEOUT(waiter, signal, 300)
 {
 	int i, percent = -1;
-	u64 whole_ms = 0;
+	u64 whole_us = 0;
 
 	for (i = 0; i < 5 && (percent < 0 || percent > 50); i++) {
 		fork_waiter(variant->what);
 		kvm_fallocate(waiter_fd, FALLOC_FL_KEEP_SIZE, 0, BIG_SIZE);
-		if (!whole_ms)
-			whole_ms = time_conversion(waiter_fd);
+		if (!whole_us)
+			whole_us = time_conversion(waiter_fd);
 		/* Have the waiter fault again. */
 		kvm_fallocate(waiter_fd, FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE,
 			      BIG_SIZE, PAGE_SIZE);
 
-		percent = signal_in_the_middle(&whole_ms, variant->sig);
-		TH_LOG("conversion: %lu ms, signal seen after %d%% of the rest", whole_ms, percent);
+		percent = signal_in_the_middle(&whole_us, variant->sig);
+		TH_LOG("conversion: %lu us, signal seen after %d%% of the rest", whole_us, percent);
 		if (percent >= 0 && percent <= 50 && variant->sig != SIGKILL)
 			EXPECT_EQ(EINTR, w->err);
 		if (variant->sig != SIGKILL)
-			kill_ms(waiter_pid);
+			kill_us(waiter_pid);
 		kvm_close(waiter_fd);
 	}
 	ASSERT_LE(0, percent);
@@ -474,7 +473,7 @@ TEST_F_TIMEOUT(signal, vmm_kill, 300)
 	for (round = 0; round < 30; round++) {
 		fork_waiter(VMM);
 		usleep(kvm_random_u32(&rng) % 100000);
-		worst = max_t(u64, worst, kill_ms(waiter_pid));
+		worst = max_t(u64, worst, kill_us(waiter_pid));
 
 		gmem_set_shared(waiter_fd, 0, size);
 		mem = kvm_mmap(size, PROT_READ | PROT_WRITE, MAP_SHARED, waiter_fd);
@@ -488,8 +487,8 @@ TEST_F_TIMEOUT(signal, vmm_kill, 300)
 		kvm_munmap(mem, size);
 		kvm_close(waiter_fd);
 	}
-	TH_LOG("%d VMMs killed, the slowest took %lu ms", round, worst);
-	ASSERT_GT(2000, worst);
+	TH_LOG("%d VMMs killed, the slowest took %lu us", round, worst);
+	ASSERT_GT(2000000, worst);
 }
 
 GMEM_TEST_MAIN(gmem_vm_unsupported())

@@ -38,7 +38,7 @@ static bool random_bool(void)
 
 static int random_pages(int *nr)
 {
-	return random_range(thread_rng(), NR_PAGES, nr);
+	return kvm_random_range(thread_rng(), NR_PAGES, nr);
 }
 
 static bool do_convert(u64 n)

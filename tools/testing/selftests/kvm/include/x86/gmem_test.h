@@ -69,10 +69,11 @@ do {									\
 #define ASSERT_IN_CHILD(condition)					\
 do {									\
 	pid_t __pid = fork();						\
-	int __status;							\
+	int __status = -1;						\
 									\
 	if (!__pid)							\
 		_exit(!(condition));					\
+	ASSERT_LT(0, __pid);						\
 	ASSERT_EQ(__pid, waitpid(__pid, &__status, 0));			\
 	ASSERT_EQ(0, __status);						\
 } while (0)
@@ -94,23 +95,31 @@ do {									\
 
 /*
  * Convert all memory to private while one page is pinned, and unpin it while
- * KVM is waiting.  Try several times, as a busy machine may unpin it too late.
+ * KVM is waiting.  Try several times, as a busy machine may unpin it too late,
+ * or before the conversion looks at it.
  */
 static inline int convert_during_unpin(int page)
 {
+	struct timespec start;
 	pthread_t thread;
 	int i, r = -1;
 
 	for (i = 0; i < 5 && r; i++) {
+		*gmem_hva(g, page) = 1;
 		close_later(&thread, gmem_pin(g, page, 1));
+		start = time_now();
 		r = gmem_convert(g, 0, g->nr_pages, PRIVATE);
+		if (!r && elapsed_ms(start) < 10) {
+			gmem_make_shared(g, 0, g->nr_pages);
+			r = -1;
+		}
 		kvm_pthread_join(thread, NULL);
 	}
 	return r;
 }
 
 /* Prepare for memory errors.  Return the amount of memory lost until now. */
-static inline u64 begin_poisoning(void)
+static inline u64 gmem_poison_begin(void)
 {
 	/* Send no signal for an error before the page is accessed. */
 	int r = prctl(PR_MCE_KILL, PR_MCE_KILL_SET, PR_MCE_KILL_LATE, 0, 0);
@@ -120,17 +129,19 @@ static inline u64 begin_poisoning(void)
 }
 
 /*
- * Verify that all memory is ordinary memory again.  Pages can be mapped again
- * only if all invalidations that began have ended.
+ * Free all memory, recover the pages that were poisoned, and verify that the
+ * guest can access memory again: pages can be mapped only if all invalidations
+ * that began have ended.
  */
-static inline void end_poisoning(u64 lost)
+static inline void gmem_poison_end(u64 lost)
 {
-	int i;
+	int i, nr_failed;
 
 	gmem_punch_hole(g, 0, g->nr_pages);
+	nr_failed = hwpoison_unpoison_all();
 	for (i = 0; i < g->nr_pages; i++)
 		TEST_ASSERT_EQ(gmem_read(g, i), 0);
-	TEST_ASSERT_EQ(hwpoison_unpoison_all(), 0);
+	TEST_ASSERT_EQ(nr_failed, 0);
 	TEST_ASSERT_EQ(hwpoison_lost_memory(), lost);
 }
 

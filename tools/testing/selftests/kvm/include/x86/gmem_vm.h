@@ -105,7 +105,7 @@ static inline u64 *gmem_hva(struct gmem_vm *g, int page)
 int gmem_convert(struct gmem_vm *g, int page, int nr, u64 attributes);
 
 /* Convert pages.  Fail the test if that isn't possible. */
-static inline void gmem_make(struct gmem_vm *g, int page, int nr, u64 attributes)
+static inline void gmem_make_attributes(struct gmem_vm *g, int page, int nr, u64 attributes)
 {
 	gmem_set_attributes(g->fd, (u64)page * PAGE_SIZE, (u64)nr * PAGE_SIZE,
 			    attributes);
@@ -113,12 +113,12 @@ static inline void gmem_make(struct gmem_vm *g, int page, int nr, u64 attributes
 
 static inline void gmem_make_private(struct gmem_vm *g, int page, int nr)
 {
-	gmem_make(g, page, nr, KVM_MEMORY_ATTRIBUTE_PRIVATE);
+	gmem_make_attributes(g, page, nr, KVM_MEMORY_ATTRIBUTE_PRIVATE);
 }
 
 static inline void gmem_make_shared(struct gmem_vm *g, int page, int nr)
 {
-	gmem_make(g, page, nr, 0);
+	gmem_make_attributes(g, page, nr, 0);
 }
 
 void gmem_allocate(struct gmem_vm *g, int page, int nr);
@@ -163,7 +163,7 @@ bool gmem_refuses(struct gmem_vm *g, int page, bool private);
 
 /* How to treat accesses that fail. */
 enum gmem_hammer_mode {
-	HAMMER_LOSSLESS,	/* fail the test, nothing written may get lost */
+	HAMMER_LOSSLESS,	/* fail the test, also if a write gets lost */
 	HAMMER_ONCE,		/* end the thread at the first failure */
 	HAMMER_RETRY,		/* try again, for memory that comes and goes */
 	HAMMER_MMIO,		/* missing memory reads as all ones */
@@ -198,8 +198,10 @@ void __gmem_hammer_start(struct gmem_vm *g, struct gmem_hammer *hammers, int nr,
 			 enum gmem_hammer_mode mode, void *code);
 bool gmem_hammer_stopped(void);
 
-/* Wait for hammers that end by themselves, and run one again that has ended. */
+/* Wait for hammers that end by themselves. */
 void gmem_hammer_join(struct gmem_hammer *hammers, int nr);
+
+/* Run a hammer that has ended from where its guest code was. */
 void gmem_hammer_resume(struct gmem_hammer *h);
 
 #endif /* SELFTEST_KVM_GMEM_VM_H */

@@ -23,7 +23,7 @@
 
 #define GUP_TEST_FILE	"/sys/kernel/debug/gup_test"
 
-/* Far longer than a guest takes to see hammering.stop, even in emulation. */
+/* Far longer than a hammer takes to stop or to fail, even in emulation. */
 #define HAMMER_STOP_SECONDS	120
 
 /* The guest's next access, written by the host while the vCPU isn't running. */
@@ -120,14 +120,15 @@ void gmem_vm_create(struct gmem_vm *g, int nr_pages)
 
 const char *gmem_hugepages_unsupported(void)
 {
-	return no_access(HUGEPAGES_FILE, W_OK,
-			 "cannot write " HUGEPAGES_FILE " (this needs root)");
+	return geteuid() ? "kvm.gmem_hugepages can only be set by root" : NULL;
 }
 
 bool gmem_set_hugepages(bool on)
 {
-	bool was_on = get_kvm_param_bool("gmem_hugepages");
+	bool was_on;
 
+	TEST_ASSERT(!access(HUGEPAGES_FILE, F_OK), "No " HUGEPAGES_FILE);
+	was_on = get_kvm_param_bool("gmem_hugepages");
 	TEST_ASSERT(!write_file(HUGEPAGES_FILE, on ? "1" : "0"),
 		    "Cannot write " HUGEPAGES_FILE);
 	return was_on;
@@ -341,8 +342,8 @@ bool gmem_refuses(struct gmem_vm *g, int page, bool private)
 
 const char *gmem_pin_unsupported(void)
 {
-	return no_access(GUP_TEST_FILE, R_OK | W_OK,
-			 "CONFIG_GUP_TEST or debugfs is missing");
+	return access_unsupported(GUP_TEST_FILE, R_OK | W_OK,
+				  "CONFIG_GUP_TEST or debugfs is missing");
 }
 
 int __gmem_pin(struct gmem_vm *g, int page, int nr)
