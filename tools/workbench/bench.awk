@@ -123,8 +123,7 @@ function table(	i, name)
 		print ""
 		border()
 	}
-	line("row", "unit", "instructions", "to reach")
-	line("", "", "seen", "")
+	line("row", "unit", "measured", "to reach")
 	if (mode == "rst")
 		border()
 	for (i = 1; i <= rows; i++) {

@@ -94,7 +94,7 @@ run_end()
 		/^skip / { nr[$1] += $2 != "" }
 		END {
 			for (i = 1; i <= lines; i++)
-				print "    skipped " substr(line[i], 6) (nr[line[i]] ? " (" nr[line[i]] " cases)" : "")
+				print "    skipped " substr(line[i], 6) (nr[line[i]] ? " (cases: " nr[line[i]] ")" : "")
 		}' "$RESULTS/summary"
 	tail -n 30 "$LOGS/failures"
 	awk -v dir="$RESULTS" -f "$WB/failures.awk" "$RESULTS/summary"

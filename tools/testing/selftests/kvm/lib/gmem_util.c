@@ -59,8 +59,10 @@ static __thread bool trying;
 
 static void return_false(int sig)
 {
-	if (!trying)
+	if (!READ_ONCE(trying))
 		ksft_exit_fail_msg("SIGBUS outside of try_*()\n");
+
+	WRITE_ONCE(trying, false);
 	siglongjmp(sigbus_env, 1);
 }
 
@@ -74,23 +76,23 @@ void catch_sigbus(void)
 
 bool try_read(u64 *hva, u64 *value)
 {
-	trying = !sigsetjmp(sigbus_env, 1);
-	if (!trying)
+	if (sigsetjmp(sigbus_env, 1))
 		return false;
 
+	WRITE_ONCE(trying, true);
 	*value = READ_ONCE(*hva);
-	trying = false;
+	WRITE_ONCE(trying, false);
 	return true;
 }
 
 bool try_write(u64 *hva, u64 value)
 {
-	trying = !sigsetjmp(sigbus_env, 1);
-	if (!trying)
+	if (sigsetjmp(sigbus_env, 1))
 		return false;
 
+	WRITE_ONCE(trying, true);
 	WRITE_ONCE(*hva, value);
-	trying = false;
+	WRITE_ONCE(trying, false);
 	return true;
 }
 
@@ -98,12 +100,12 @@ bool try_poison(u64 *hva)
 {
 	bool poisoned;
 
-	trying = !sigsetjmp(sigbus_env, 1);
-	if (!trying)
+	if (sigsetjmp(sigbus_env, 1))
 		return true;
 
+	WRITE_ONCE(trying, true);
 	poisoned = !madvise(hva, getpagesize(), MADV_HWPOISON);
-	trying = false;
+	WRITE_ONCE(trying, false);
 	return poisoned;
 }
 

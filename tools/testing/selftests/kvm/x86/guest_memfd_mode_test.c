@@ -173,7 +173,10 @@ TEST_F(mode, creation_flags)
 	}
 }
 
-/* In place, shared memory is in the file; otherwise it is at userspace_addr. */
+/*
+ * If a file can't be mapped, i.e. lacks GUEST_MEMFD_FLAG_MMAP, shared memory is
+ * in the file with in-place conversion, and at userspace_addr without it.
+ */
 TEST_F(mode, userspace_addr)
 {
 	if (!self->sw_protected)
