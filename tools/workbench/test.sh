@@ -249,10 +249,29 @@ run_machines()
 	done
 }
 
+# matrix_kernels MACHINE...: list the kernels of these machines, and those that the selftests are built for, in the
+# order in which they are built.
+matrix_kernels()
+{
+	local machine
+
+	for machine; do
+		(machine_kernel "$machine"; printf '%s\n' "$KERNEL" "$KARCH")
+	done | awk 'NR == FNR { has[$1] = 1; next } $1 in has { print $1 }' - "$WB/kernels"
+}
+
 cmd_matrix()
 {
+	local machine kernel
+
 	# shellcheck disable=SC2046 # a list of machines
 	[ $# -gt 0 ] || set -- $(machines)
+	for machine; do
+		machine_kernel "$machine"
+	done
+	for kernel in $(matrix_kernels "$@"); do
+		cmd_build "$kernel"
+	done
 	run_new
 	run_machines "$@"
 	run_end
