@@ -46,6 +46,7 @@ deps_missing()
 		test quilt quilt
 		test patch patch
 		test sparse sparse
+		test shellcheck shellcheck
 		demo libelf-dev /usr/include/libelf.h
 		demo libssl-dev /usr/include/openssl/ssl.h
 		demo uuid-dev /usr/include/uuid/uuid.h

@@ -102,7 +102,7 @@ vm_kvm()
 		# the wrong mode: the host's registers end up in the guest's VMCB, or interrupts nest until the machine
 		# stalls. This happened once in some ten thousand conversions of guest_memfd_busy_test. So add a CPU,
 		# and have init.c keep all programs off CPU 0. A machine with a single CPU does not have this race.
-		if [ $VM_CPUS -gt 1 ]; then
+		if [ "$VM_CPUS" -gt 1 ]; then
 			VM_CPUS=$((VM_CPUS + 1))
 			vm_plan avoid 0
 		fi ;;
@@ -151,8 +151,8 @@ vm_accel()
 	fi
 	flag=$(grep -m 1 '^flags' /proc/cpuinfo | grep -ow -m 1 'svm\|vmx') || :
 	case $flag in
-	svm)	try=kvm-amd ;;
-	vmx)	try=kvm-intel ;;
+	svm)	try='kvm-amd' ;;
+	vmx)	try='kvm-intel' ;;
 	esac
 	if [ -n "$try" ] && [ -w /dev/kvm ]; then
 		# The probe is a machine like any other, so record what to use before it looks here.
@@ -238,9 +238,10 @@ vm_run()
 		fi ;;
 	*)	set -- qemu-system-x86_64 -machine q35 -accel kvm -cpu host ;;
 	esac
-	set -- "$@" -nodefaults -no-user-config -display none -monitor none -no-reboot -smp $VM_CPUS,sockets=$VM_CPUS -m ${VM_MEM}M
+	set -- "$@" -nodefaults -no-user-config -display none -monitor none -no-reboot \
+		-smp "$VM_CPUS,sockets=$VM_CPUS" -m "${VM_MEM}M"
 	# Put the last CPU into a NUMA node of its own.
-	[ $VM_CPUS -eq 1 ] || set -- "$@" \
+	[ "$VM_CPUS" -eq 1 ] || set -- "$@" \
 		-object memory-backend-ram,id=m0,size=$((VM_MEM / 2))M \
 		-object memory-backend-ram,id=m1,size=$((VM_MEM - VM_MEM / 2))M \
 		-numa node,nodeid=0,cpus=0-$((VM_CPUS - 2)),memdev=m0 -numa node,nodeid=1,cpus=$((VM_CPUS - 1)),memdev=m1
@@ -324,7 +325,7 @@ cmd_boot()
 		shift
 	done
 	if [ -t 0 ] && [ -t 1 ]; then
-		terminal=tty
+		terminal='tty'
 		size=$(stty size)
 		vm_plan env "LINES=${size% *}"
 		vm_plan env "COLUMNS=${size#* }"

@@ -133,12 +133,26 @@ lint_commits()
 	return $bad
 }
 
+# Check the workbench's own scripts. It uses A && B || C only where C is for a failure of either, and calls functions
+# that take arguments without any.
+lint_shell()
+{
+	step shellcheck "shellcheck" 0 shellcheck -x -a -e SC2015,SC2119 "$WB/wb" "$TOP/tools/gmem-modules/check" \
+		"$TOP/tools/gmem-modules/postinst" "$TOP/.ci/run"
+}
+
 cmd_lint()
 {
+	local failed=0
+
+	cmd_deps
 	have_tree
-	series_exists || { note "patches/ is empty: nothing to check"; return 0; }
-	say "Sparse and W=1 on the files that the series touches"
-	lint_commits '' "$(tgit rev-parse HEAD)"
+	say "Sparse and W=1 on the files that the series touches, and shellcheck on the workbench"
+	lint_shell || failed=1
+	if series_exists; then
+		lint_commits '' "$(tgit rev-parse HEAD)" || failed=1
+	fi
+	return $failed
 }
 
 # each_build COMMIT KERNEL: build KVM and all other C files that the series touches, with that kernel's configuration.
@@ -191,6 +205,7 @@ cmd_each()
 	steps=$(tgit rev-list --reverse base..HEAD -- ':!tools' ':!Documentation' ':!MAINTAINERS')
 	# shellcheck disable=SC2086 # a list of commits
 	lint_commits arch/x86/kvm/ $steps || failed=1
+	# shellcheck disable=SC2013 # names, one a line
 	for variant in $(awk '/^[^#]/ && $2 == "linux" && $1 != "x86_64" { print $1 }' "$WB/kernels"); do
 		# shellcheck disable=SC2086 # a list of commits
 		each_kernel "$variant" $steps || failed=1

@@ -132,6 +132,7 @@ tree_clean()
 		-x local_config.h_gen -x local_config.mk)" ]
 }
 
+# shellcheck disable=SC2120 # wb passes arguments
 cmd_tree()
 {
 	[ -e "$TREE" ] || [ -n "${KERNEL_SRC:-}" ] || cmd_deps tree
@@ -216,6 +217,7 @@ export_to()
 	# Don't name it *.patch: git am refuses a mail without a patch.
 	mv "$1/patches/0000-cover-letter.patch" "$1/patches/cover-letter"
 	(cd "$1/patches" && printf '%s\n' [0-9]*.patch) | series_comments > "$1/patches/series"
+	# shellcheck disable=SC2046 # a list of paths
 	tgit archive HEAD --format=tar -- $(series_touched A) | tar -C "$1" -xf - || return 1
 	tgit diff -U0 base HEAD -- MAINTAINERS | sed -n '/^+++/d; s/^+//p' |
 		awk 'NF { if (blank && n) print ""; print; n++; blank = 0 } !NF { blank = 1 }' > "$1/MAINTAINERS"

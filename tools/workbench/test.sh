@@ -126,7 +126,7 @@ stage()
 # machine_boot MACHINE DIR [TEST]: plan and boot it in DIR, as the table says, with all its tests or just one.
 machine_boot()
 {
-	local kind name mib secs program args file
+	local kind name secs program args file
 
 	machine_kernel "$1"
 	have_kernel
@@ -139,7 +139,7 @@ machine_boot()
 	vm_kvm "$@"
 	VM_MEM=$(awk '$3 > max { max = $3 } END { print max }' "$VM/tests")
 	VM_TIME=$(awk '{ sum += $4 } END { print sum + 120 }' "$VM/tests")
-	while read -r kind name mib secs program args; do
+	while read -r kind name _ secs program args; do
 		vm_plan mark "$name"
 		case $kind:$program in
 		kunit:*)
@@ -299,7 +299,7 @@ cmd_test()
 	for kernel in $(test_kernels); do
 		stage "build $kernel" cmd_build "$kernel" || :
 	done
-	stage "series: sparse and W=1" cmd_lint || :
+	stage "sparse, W=1 and shellcheck" cmd_lint || :
 	say "Booting"
 	for machine in $(machines); do
 		machine_kernel "$machine"
