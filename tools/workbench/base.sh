@@ -11,8 +11,8 @@ BASE_SHA256=76df1affb19f24926949369be1d74b60071c963c598ce8780bddd4bbf0fc3bc4
 BASE_SUITE=trixie-backports
 
 # deps_missing tree|demo|test|docs|packages: print packages to install. Each line of the list has the first command that
-# needs the package, the package, and a file or program that it provides. Only the latter is checked: any compiler will
-# do.
+# needs the package, the package, and a file or program that it provides. Only that file or program is checked, so it may
+# come from anywhere else, e.g. a gcc in /usr/local/bin.
 deps_missing()
 {
 	local command package thing file
