@@ -39,8 +39,6 @@ struct vm {
 #define MEM_GPA		(4 * GIB)
 
 /* main.c: the clock and the rows of the table */
-/* die() appends the error if errno is not 0. */
-noreturn void die(const char *fmt, ...) __attribute__((format(gnu_printf, 1, 2)));
 __u64 now(void);
 void pause_ns(long ns);
 /* Start a thread with a higher priority than the rest of the benchmark. */

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /* Conversions that wait for other users, and users that wait for conversions. */
+#include <err.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
@@ -31,9 +32,9 @@ static int pin_page(__u8 *page)
 	int fd = open("/sys/kernel/debug/gup_test", O_RDWR | O_CLOEXEC);
 
 	if (fd < 0)
-		die("/sys/kernel/debug/gup_test (CONFIG_GUP_TEST)");
+		err(1, "/sys/kernel/debug/gup_test (CONFIG_GUP_TEST)");
 	if (ioctl(fd, PIN_LONGTERM_TEST_START, &pin))
-		die("PIN_LONGTERM_TEST_START");
+		err(1, "PIN_LONGTERM_TEST_START");
 	return fd;
 }
 
@@ -50,7 +51,7 @@ void bench_busy(void)
 	__u64 start, error_offset = ~0ULL;
 	struct vm vm;
 	unsigned int i;
-	int err, pin;
+	int error, pin;
 
 	for (i = 0; i < ARRAY_SIZE(pages); i++) {
 		vm_open(&vm, 64 * MIB);
@@ -58,13 +59,11 @@ void bench_busy(void)
 		pin = pin_page(vm.mem + pages[i].offset);
 
 		start = now();
-		err = vm_try_convert(&vm, 0, vm.size, PRIVATE, &error_offset);
+		error = vm_try_convert(&vm, 0, vm.size, PRIVATE, &error_offset);
 		start = now() - start;
-		if (err != EAGAIN || error_offset != pages[i].offset) {
-			errno = err;
-			die("the page at offset %#llx is pinned, but error_offset is %#llx",
-			    pages[i].offset, error_offset);
-		}
+		if (error != EAGAIN || error_offset != pages[i].offset)
+			errx(1, "pinned page at offset %#llx: errno is %d, error_offset %#llx",
+			     pages[i].offset, error, error_offset);
 		row(start / 1e6, "ms", "pinned, 64 MiB, %s page: until EAGAIN",
 		    pages[i].where);
 		close(pin);

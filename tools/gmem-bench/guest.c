@@ -3,6 +3,7 @@
  * A guest that writes to each of its pages, to populate its memory.  Its own
  * code and page tables are in an ordinary memslot.
  */
+#include <err.h>
 #include <errno.h>
 #include <string.h>
 #include <sys/ioctl.h>
@@ -45,7 +46,7 @@ static void set_cpuid(struct vm *vm)
 	cpuid.head.nent = MAX_CPUID;
 	if (ioctl(vm->kvm_fd, KVM_GET_SUPPORTED_CPUID, &cpuid) ||
 	    ioctl(vm->vcpu_fd, KVM_SET_CPUID2, &cpuid))
-		die("the guest's CPUID");
+		err(1, "the guest's CPUID");
 }
 
 static void set_sregs(struct vm *vm)
@@ -61,7 +62,7 @@ static void set_sregs(struct vm *vm)
 	struct kvm_sregs sregs;
 
 	if (ioctl(vm->vcpu_fd, KVM_GET_SREGS, &sregs))
-		die("KVM_GET_SREGS");
+		err(1, "KVM_GET_SREGS");
 	sregs.cs = cs;
 	sregs.ds = data;
 	sregs.es = data;
@@ -71,7 +72,7 @@ static void set_sregs(struct vm *vm)
 	sregs.cr4 = CR4_PAE;
 	sregs.efer = EFER_LME_LMA;
 	if (ioctl(vm->vcpu_fd, KVM_SET_SREGS, &sregs))
-		die("KVM_SET_SREGS");
+		err(1, "KVM_SET_SREGS");
 }
 
 static void run(struct vm *vm, __u64 first, __u64 end)
@@ -81,15 +82,13 @@ static void run(struct vm *vm, __u64 first, __u64 end)
 	};
 
 	if (ioctl(vm->vcpu_fd, KVM_SET_REGS, &regs))
-		die("KVM_SET_REGS");
+		err(1, "KVM_SET_REGS");
 	do {
 		if (ioctl(vm->vcpu_fd, KVM_RUN, NULL) && errno != EINTR)
-			die("KVM_RUN");
+			err(1, "KVM_RUN");
 	} while (vm->run->exit_reason == KVM_EXIT_INTR);
-	if (vm->run->exit_reason != KVM_EXIT_HLT) {
-		errno = 0;
-		die("the guest stopped with exit reason %u", vm->run->exit_reason);
-	}
+	if (vm->run->exit_reason != KVM_EXIT_HLT)
+		errx(1, "the guest stopped with exit reason %u", vm->run->exit_reason);
 }
 
 static int run_bytes(struct vm *vm)
@@ -110,14 +109,14 @@ void vm_guest_start(struct vm *vm)
 	vm->guest_mem = mem;
 	vm->run = mmap(NULL, run_bytes(vm), PROT_READ | PROT_WRITE, MAP_SHARED, vm->vcpu_fd, 0);
 	if (mem == MAP_FAILED || vm->run == MAP_FAILED)
-		die("mmap for the guest");
+		err(1, "mmap for the guest");
 	mem[PML4_GPA / sizeof(*mem)] = PDPT_GPA | PTE_TABLE;
 	mem[PDPT_GPA / sizeof(*mem)] = PTE_1G;
 	mem[PDPT_GPA / sizeof(*mem) + MEM_GPA / GIB] = MEM_GPA | PTE_1G;
 	memcpy((__u8 *)mem + CODE_GPA, code, sizeof(code));
 	region.userspace_addr = (unsigned long)mem;
 	if (ioctl(vm->fd, KVM_SET_USER_MEMORY_REGION, &region))
-		die("KVM_SET_USER_MEMORY_REGION");
+		err(1, "KVM_SET_USER_MEMORY_REGION");
 	set_cpuid(vm);
 	set_sregs(vm);
 	run(vm, MEM_GPA, MEM_GPA);

@@ -6,7 +6,7 @@
  * The guest runs only to populate its memory.  Other guest faults are taken with
  * KVM_PRE_FAULT_MEMORY, i.e. without the exit from the guest and its reentry.
  */
-#include <errno.h>
+#include <err.h>
 #include <fcntl.h>
 #include <pthread.h>
 #include <stdio.h>
@@ -29,7 +29,7 @@ static void write_to(const char *path, const char *value)
 	int fd = open(path, O_WRONLY | O_CLOEXEC);
 
 	if (fd < 0 || write(fd, value, 1) != 1)
-		die("%s", path);
+		err(1, "%s", path);
 	close(fd);
 }
 
@@ -44,7 +44,7 @@ static long page_tables_kib(void)
 
 	file = fopen("/proc/meminfo", "re");
 	if (!file)
-		die("/proc/meminfo");
+		err(1, "/proc/meminfo");
 	while (fgets(line, sizeof(line), file))
 		if (sscanf(line, "SecPageTables: %ld kB", &kib) == 1)
 			break;
@@ -85,10 +85,8 @@ static void one_page_rows(struct vm *vm, const char *name)
 		offset = (2 * i + 1) * CHUNK + 100 * PAGE_BYTES;
 		sample[0][i] = vm_convert(vm, offset, PAGE_BYTES, SHARED);
 	}
-	if (mapped && vm_stat(vm, "pages_2m") != mapped - MAX_ROUNDS) {
-		errno = 0;
-		die("each conversion has to split one huge page");
-	}
+	if (mapped && vm_stat(vm, "pages_2m") != mapped - MAX_ROUNDS)
+		errx(1, "each conversion has to split one huge page");
 	row(median(sample[0], MAX_ROUNDS), "call",
 	    "huge, %s: first page of 2 MiB to shared", name);
 	for (i = 0; i < MAX_ROUNDS; i++) {
@@ -109,10 +107,8 @@ static void one_page_rows(struct vm *vm, const char *name)
 	    "huge, %s: the page back to private", name);
 	row(median(sample[1], MAX_ROUNDS), "fault",
 	    "huge, %s: and touched", name);
-	if (vm_stat(vm, "pages_2m") != mapped) {
-		errno = 0;
-		die("the huge pages are not back");
-	}
+	if (vm_stat(vm, "pages_2m") != mapped)
+		errx(1, "the huge pages are not back");
 }
 
 /*
@@ -140,10 +136,8 @@ static void refilled_rows(struct vm *vm, const char *name)
 		sum += now() - t;
 		pages++;
 	}
-	if (vm_stat(vm, "pages_2m") != mapped) {
-		errno = 0;
-		die("the punched page was allocated in the same place");
-	}
+	if (vm_stat(vm, "pages_2m") != mapped)
+		errx(1, "the punched page was allocated in the same place");
 	row((double)sum / pages, "fault",
 	    "huge, %s: beside a page that was punched", name);
 }
@@ -198,7 +192,7 @@ static void bench_ordinary(int advice, const char *name)
 
 	vm_open_ordinary(&vm, BYTES);
 	if (madvise(vm.mem, BYTES, advice))
-		die("madvise for %s", name);
+		err(1, "madvise for %s", name);
 	populate_rows(&vm, name);
 	vm_close(&vm);
 }

@@ -14,6 +14,7 @@
  * A result includes reading the clock once per timed call; the row "reading
  * the clock" has the cost of that.
  */
+#include <err.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <stdarg.h>
@@ -63,24 +64,8 @@ void start_fifo_thread(pthread_t *thread, void *(*run)(void *), void *arg)
 	pthread_attr_setschedparam(&attr, &param);
 	errno = pthread_create(thread, &attr, run, arg);
 	if (errno)
-		die("pthread_create");
+		err(1, "pthread_create");
 	pthread_attr_destroy(&attr);
-}
-
-noreturn void die(const char *fmt, ...)
-{
-	int err = errno;
-	va_list ap;
-
-	fflush(stdout);
-	fprintf(stderr, "gmem-bench: ");
-	va_start(ap, fmt);
-	vfprintf(stderr, fmt, ap);
-	va_end(ap);
-	if (err)
-		fprintf(stderr, ": %s", strerror(err));
-	fprintf(stderr, "\n");
-	exit(1);
 }
 
 __u64 now(void)
@@ -154,11 +139,11 @@ void bench_references(void)
 	unsigned int i, j;
 
 	if (fd < 0 || ftruncate(fd, 2 * REF_PAGES * PAGE_BYTES))
-		die("memfd");
+		err(1, "memfd");
 	mem = mmap(NULL, REF_PAGES * PAGE_BYTES, PROT_READ | PROT_WRITE,
 		   MAP_SHARED, fd, 0);
 	if (mem == MAP_FAILED)
-		die("mmap");
+		err(1, "mmap");
 
 	for (i = 0; i < MAX_ROUNDS; i++) {
 		t = now();
@@ -177,7 +162,7 @@ void bench_references(void)
 		t = now();
 		if (fallocate(fd, FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE,
 			      REF_PAGES * PAGE_BYTES, PAGE_BYTES))
-			die("punching the memfd");
+			err(1, "punching the memfd");
 		sample[i] = now() - t;
 	}
 	row(median(sample, MAX_ROUNDS), "call",
@@ -189,7 +174,7 @@ void bench_references(void)
 		for (j = 0; j < REF_PAGES; j++)
 			mem[j * PAGE_BYTES] = 1;
 		if (madvise((void *)mem, REF_PAGES * PAGE_BYTES, MADV_DONTNEED))
-			die("madvise");
+			err(1, "madvise");
 		sample[i] = now() - t;
 	}
 	row((double)median(sample + 1, 3) / REF_PAGES, "page",

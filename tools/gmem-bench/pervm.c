@@ -8,6 +8,7 @@
  * "in use": host and guest have it mapped before and after, as far as that is
  * allowed.
  */
+#include <err.h>
 #include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
@@ -129,7 +130,7 @@ static __u8 *create_buffer(void)
 			    MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
 
 	if (buffer == MAP_FAILED)
-		die("mmap of a buffer");
+		err(1, "mmap of a buffer");
 	return buffer;
 }
 
@@ -142,7 +143,7 @@ static void bench_per_vm_trip(bool in_use, bool huge)
 	trip.used_before = trip.used_most = mem_used_kib();
 	vm_open_per_vm(&vm, BYTES);
 	if (madvise(vm.mem, BYTES, huge ? MADV_HUGEPAGE : MADV_NOHUGEPAGE))
-		die("madvise for %s pages", huge ? "huge" : "small");
+		err(1, "madvise for %s pages", huge ? "huge" : "small");
 	vm_touch(&vm, 0, BYTES, PAGE_BYTES);
 	if (in_use)
 		vm_prefault(&vm);
@@ -155,7 +156,7 @@ static void bench_per_vm_trip(bool in_use, bool huge)
 	memcpy(buffer, vm.mem, BYTES);
 	trip_step(&trip, COPY);
 	if (madvise(vm.mem, BYTES, MADV_DONTNEED))
-		die("MADV_DONTNEED");
+		err(1, "MADV_DONTNEED");
 	trip_step(&trip, DISCARD);
 	if (in_use) {
 		vm_prefault(&vm);

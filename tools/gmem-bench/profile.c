@@ -6,7 +6,7 @@
  * runs.  It uses a timer interrupt, so code that runs with interrupts disabled
  * is attributed to the place where they are enabled again.
  */
-#include <errno.h>
+#include <err.h>
 #include <fcntl.h>
 #include <linux/perf_event.h>
 #include <stdio.h>
@@ -59,7 +59,7 @@ static void read_symbols(void)
 
 	functions = calloc(MAX_FUNCTIONS, sizeof(*functions));
 	if (!file || !functions)
-		die("/proc/kallsyms");
+		err(1, "/proc/kallsyms");
 	while (nr_functions < MAX_FUNCTIONS && fgets(line, sizeof(line), file)) {
 		f = &functions[nr_functions];
 		if (sscanf(line, "%llx %c %59s", &f->address, &type, f->name) == 3 &&
@@ -68,10 +68,8 @@ static void read_symbols(void)
 	}
 	fclose(file);
 	qsort(functions, nr_functions, sizeof(*functions), by_address);
-	if (!nr_functions || !functions[nr_functions - 1].address) {
-		errno = EPERM;
-		die("addresses in /proc/kallsyms");
-	}
+	if (!nr_functions || !functions[nr_functions - 1].address)
+		errx(1, "/proc/kallsyms shows no addresses; this needs root");
 }
 
 static void write_setting(const char *name, const char *value)
@@ -79,7 +77,7 @@ static void write_setting(const char *name, const char *value)
 	int fd = open(name, O_WRONLY | O_CLOEXEC);
 
 	if (fd < 0 || write(fd, value, strlen(value)) < 0)
-		die("%s", name);
+		err(1, "%s", name);
 	close(fd);
 }
 
@@ -95,8 +93,7 @@ static void wait_for_timers(void)
 			return;
 		usleep(10000);
 	}
-	errno = ETIME;
-	die("high-resolution timers");
+	errx(1, "no high-resolution timers");
 }
 
 void profile_open(void)
@@ -118,11 +115,11 @@ void profile_open(void)
 	write_setting("/proc/sys/kernel/perf_cpu_time_max_percent", "0");
 	perf_fd = syscall(SYS_perf_event_open, &attr, 0, -1, -1, PERF_FLAG_FD_CLOEXEC);
 	if (perf_fd < 0)
-		die("perf_event_open");
+		err(1, "perf_event_open");
 	ring = mmap(NULL, (1 + RING_PAGES) * PAGE_BYTES, PROT_READ | PROT_WRITE,
 		    MAP_SHARED, perf_fd, 0);
 	if (ring == MAP_FAILED)
-		die("mmap of the perf event");
+		err(1, "mmap of the perf event");
 }
 
 static void count(__u64 address)
@@ -183,7 +180,7 @@ void profile_print(void)
 		return;
 	sorted = calloc(nr_functions, sizeof(*sorted));
 	if (!sorted)
-		die("memory for the profile");
+		err(1, "memory for the profile");
 	for (i = 0; i < nr_functions; i++) {
 		if (!functions[i].samples)
 			continue;

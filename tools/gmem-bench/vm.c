@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /* VMs to measure, and operations on their memory. */
+#include <err.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
@@ -57,14 +58,14 @@ static void create_vm(struct vm *vm, __u64 size, __u64 flags)
 		cannot_run("no software-protected VMs");
 	vm->fd = ioctl(vm->kvm_fd, KVM_CREATE_VM, KVM_X86_SW_PROTECTED_VM);
 	if (vm->fd < 0)
-		die("KVM_CREATE_VM");
+		err(1, "KVM_CREATE_VM");
 	/* In most cases, the vCPU never runs, and only maps memory for the guest. */
 	vm->vcpu_fd = ioctl(vm->fd, KVM_CREATE_VCPU, 0);
 	if (vm->vcpu_fd < 0)
-		die("KVM_CREATE_VCPU");
+		err(1, "KVM_CREATE_VCPU");
 	vm->gmem_fd = ioctl(vm->fd, KVM_CREATE_GUEST_MEMFD, &gmem);
 	if (vm->gmem_fd < 0)
-		die("KVM_CREATE_GUEST_MEMFD");
+		err(1, "KVM_CREATE_GUEST_MEMFD");
 }
 
 static void create_memslot(struct vm *vm)
@@ -78,7 +79,7 @@ static void create_memslot(struct vm *vm)
 	};
 
 	if (ioctl(vm->fd, KVM_SET_USER_MEMORY_REGION2, &region))
-		die("KVM_SET_USER_MEMORY_REGION2");
+		err(1, "KVM_SET_USER_MEMORY_REGION2");
 }
 
 /* A file that is all shared, in no memslot and not mapped. */
@@ -95,7 +96,7 @@ void vm_open(struct vm *vm, __u64 size)
 	vm->mem = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED,
 		       vm->gmem_fd, 0);
 	if (vm->mem == MAP_FAILED)
-		die("mmap of the guest_memfd");
+		err(1, "mmap of the guest_memfd");
 	create_memslot(vm);
 }
 
@@ -106,7 +107,7 @@ void vm_open_per_vm(struct vm *vm, __u64 size)
 	vm->mem = mmap(NULL, size, PROT_READ | PROT_WRITE,
 		       MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	if (vm->mem == MAP_FAILED)
-		die("mmap of anonymous memory");
+		err(1, "mmap of anonymous memory");
 	create_memslot(vm);
 }
 
@@ -124,20 +125,20 @@ void vm_open_ordinary(struct vm *vm, __u64 size)
 	vm->gmem_fd = -1;
 	vm->fd = ioctl(vm->kvm_fd, KVM_CREATE_VM, 0);
 	if (vm->fd < 0)
-		die("KVM_CREATE_VM");
+		err(1, "KVM_CREATE_VM");
 	vm->vcpu_fd = ioctl(vm->fd, KVM_CREATE_VCPU, 0);
 	if (vm->vcpu_fd < 0)
-		die("KVM_CREATE_VCPU");
+		err(1, "KVM_CREATE_VCPU");
 	mem = mmap(NULL, size + ALIGNMENT, PROT_READ | PROT_WRITE,
 		   MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 	if (mem == MAP_FAILED)
-		die("mmap of anonymous memory");
+		err(1, "mmap of anonymous memory");
 	vm->mem = mem + ALIGNMENT - (unsigned long)mem % ALIGNMENT;
 	munmap(mem, vm->mem - mem);
 	munmap(vm->mem + size, ALIGNMENT - (vm->mem - mem));
 	region.userspace_addr = (unsigned long)vm->mem;
 	if (ioctl(vm->fd, KVM_SET_USER_MEMORY_REGION, &region))
-		die("KVM_SET_USER_MEMORY_REGION");
+		err(1, "KVM_SET_USER_MEMORY_REGION");
 }
 
 /* One of KVM's statistics of the VM. */
@@ -151,20 +152,21 @@ __u64 vm_stat(struct vm *vm, const char *name)
 	__u32 i;
 
 	if (fd < 0 || pread(fd, &header, sizeof(header), 0) != sizeof(header))
-		die("KVM_GET_STATS_FD");
+		err(1, "KVM_GET_STATS_FD");
 	size = sizeof(*desc) + header.name_size;
 	desc = malloc(size);
 	if (!desc)
-		die("malloc");
+		err(1, "malloc");
 	for (i = 0; i < header.num_desc; i++) {
 		if (pread(fd, desc, size, header.desc_offset + i * size) != (ssize_t)size)
-			die("descriptors of statistics");
+			err(1, "descriptors of statistics");
 		if (!strcmp(desc->name, name))
 			break;
 	}
-	if (i == header.num_desc ||
-	    pread(fd, &value, sizeof(value), header.data_offset + desc->offset) != sizeof(value))
-		die("statistic %s", name);
+	if (i == header.num_desc)
+		errx(1, "no statistic %s", name);
+	if (pread(fd, &value, sizeof(value), header.data_offset + desc->offset) != sizeof(value))
+		err(1, "statistic %s", name);
 	free(desc);
 	close(fd);
 	return value;
@@ -193,14 +195,14 @@ void vm_touch(struct vm *vm, __u64 first, __u64 end, __u64 step)
 void vm_populate(struct vm *vm)
 {
 	if (fallocate(vm->gmem_fd, FALLOC_FL_KEEP_SIZE, 0, vm->size))
-		die("fallocate of the guest_memfd");
+		err(1, "fallocate of the guest_memfd");
 }
 
 void vm_punch_range(struct vm *vm, __u64 offset, __u64 size)
 {
 	if (fallocate(vm->gmem_fd, FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE,
 		      offset, size))
-		die("punching the guest_memfd");
+		err(1, "punching the guest_memfd");
 }
 
 void vm_punch(struct vm *vm)
@@ -219,7 +221,7 @@ void vm_prefault_range(struct vm *vm, __u64 offset, __u64 size)
 	while (range.size)
 		if (ioctl(vm->vcpu_fd, KVM_PRE_FAULT_MEMORY, &range) &&
 		    errno != EINTR && errno != EAGAIN)
-			die("KVM_PRE_FAULT_MEMORY");
+			err(1, "KVM_PRE_FAULT_MEMORY");
 }
 
 void vm_prefault(struct vm *vm)
@@ -261,7 +263,7 @@ __u64 vm_convert(struct vm *vm, __u64 offset, __u64 size, __u64 attributes)
 	} while (ret && errno == EAGAIN && ++tries < MAX_TRIES);
 	start = now() - start;
 	if (ret)
-		die("KVM_SET_MEMORY_ATTRIBUTES2 of %#llx+%#llx to %#llx",
+		err(1, "KVM_SET_MEMORY_ATTRIBUTES2 of %#llx+%#llx to %#llx",
 		    offset, size, attributes);
 	return start;
 }
@@ -288,7 +290,7 @@ __u64 vm_set_attributes(struct vm *vm, __u64 attributes)
 	__u64 start = now();
 
 	if (ioctl(vm->fd, KVM_SET_MEMORY_ATTRIBUTES, &attrs))
-		die("KVM_SET_MEMORY_ATTRIBUTES");
+		err(1, "KVM_SET_MEMORY_ATTRIBUTES");
 	return now() - start;
 }
 
@@ -304,7 +306,7 @@ long mem_used_kib(void)
 	char line[128];
 
 	if (!file)
-		die("/proc/meminfo");
+		err(1, "/proc/meminfo");
 	while (fgets(line, sizeof(line), file))
 		if (sscanf(line, "Cached: %ld kB", &kib) == 1 ||
 		    sscanf(line, "AnonPages: %ld kB", &kib) == 1)
