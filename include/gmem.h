@@ -4,12 +4,11 @@
  * available, create a file, convert ranges of it, and find out what to do about
  * each error.  Just include this file; there is nothing to link with.
  *
- * It builds as C11, C++11 or later, and needs POSIX.1-2008, which is visible by
- * default, but with -std=c11 only if _GNU_SOURCE or _POSIX_C_SOURCE=200809L is
- * defined.  Any version of the kernel headers will do: missing definitions are
- * provided here.  Unless noted otherwise, functions return 0 or a negative
- * errno.  They keep no state, and may be called from several threads
- * concurrently.
+ * It builds as C11, C++11 or later, and needs POSIX.1-2008.  That is visible by
+ * default.  With -std=c11, define _GNU_SOURCE or _POSIX_C_SOURCE=200809L.  Any
+ * version of the kernel headers will do: missing definitions are provided here.
+ * Unless noted otherwise, functions return 0 or a negative errno.  They keep no
+ * state, and may be called from several threads concurrently.
  *
  * The ABI is specified in Documentation/virt/kvm/api.rst, and the duties of a
  * VMM in Documentation/virt/kvm/guest_memfd.rst.
@@ -134,12 +133,12 @@ struct gmem_support {
 
 /**
  * gmem_probe() - Find out whether memory can be converted in place
- * @fd: /dev/kvm, to decide before there is a VM, or a VM: not all types of VM
- *	have private memory
+ * @fd: /dev/kvm, to decide before there is a VM; or a VM, as not all types of
+ *	VM have private memory
  * @support: always filled in, with zeros for capabilities that KVM does not know
  *
  * Return: 0 if KVM can convert memory between shared and private in place,
- * %-EOPNOTSUPP if it cannot; see gmem_parameter() for a reason.
+ * %-EOPNOTSUPP if it cannot; gmem_parameter() may tell why.
  */
 static inline int gmem_probe(int fd, struct gmem_support *support)
 {
@@ -185,7 +184,8 @@ static inline int gmem_parameter(void)
 /**
  * gmem_create() - Create a guest_memfd
  * @vm_fd: the VM that will use the memory; no other VM can use it
- * @size: size of the file in bytes, a multiple of the page size; it is fixed
+ * @size: size of the file in bytes, a multiple of the page size and not 0; it
+ *	  cannot be changed later
  * @flags: GUEST_MEMFD_FLAG_*, e.g. GMEM_FLAGS.  Without
  *	   GUEST_MEMFD_FLAG_INIT_SHARED all pages are private at first; without
  *	   GUEST_MEMFD_FLAG_MMAP the host cannot map even shared ones.
@@ -250,10 +250,11 @@ static inline bool gmem_names_page(int err)
  * @size: length of the range in bytes, a multiple of the page size and not 0;
  *	  the range ends before @offset + @size
  * @attributes: KVM_MEMORY_ATTRIBUTE_PRIVATE, or 0 for shared
- * @error_offset: if gmem_names_page(), set to the offset of a page that blocks
- *		  the conversion, or to @offset if there is no memory, in bytes;
- *		  otherwise left alone; may be NULL.  Use it for the log, or to
- *		  find the user of the page: always repeat the whole range.
+ * @error_offset: may be NULL.  If gmem_names_page() is true for the result, set
+ *		  to the offset, in bytes, of a page that blocks the conversion,
+ *		  or to @offset if there is no memory; otherwise left alone.
+ *		  Use it only for the log, or to find the user of the page, and
+ *		  always repeat the whole range.
  *
  * Either the whole range is converted or nothing is.  Nothing is done if the
  * range already has the attribute.  KVM neither copies nor clears contents, but
@@ -338,12 +339,12 @@ static inline __u64 gmem_deadline(unsigned int ms)
  * There is at least one attempt, and at most one attempt ends after the
  * deadline.
  *
- * Do not use it with a deadline in the thread of a vCPU of an SEV-ES or SEV-SNP
- * VM: KVM itself uses the page of the vCPU's GHCB until that vCPU is entered
- * again.  Try once, and repeat the request after the next KVM_RUN.
+ * In the thread of a vCPU of an SEV-ES or SEV-SNP VM, use GMEM_ONCE: KVM itself
+ * uses the page of the vCPU's GHCB until that vCPU is entered again.  Repeat
+ * the request after the next KVM_RUN.
  *
- * Return: as gmem_try_convert(), %-EAGAIN only if a page was still in use when
- * the deadline had passed or @busy returned false.
+ * Return: see gmem_try_convert(); %-EAGAIN only if a page was still in use
+ * after the deadline, or when @retry->busy returned false.
  */
 static inline int gmem_convert(int gmem_fd, __u64 offset, __u64 size,
 			       __u64 attributes, const struct gmem_retry *retry,
@@ -379,7 +380,7 @@ static inline int gmem_convert(int gmem_fd, __u64 offset, __u64 size,
 
 /**
  * enum gmem_next - What to do after a conversion
- * @GMEM_NEXT_GUEST: it is done: notify and continue the guest
+ * @GMEM_NEXT_GUEST: success: report it to the guest, and enter the guest again
  * @GMEM_NEXT_RETRY: a page is in use.  Stop using it if possible, and repeat
  *		     the request; or stop the VM if no user is known
  * @GMEM_NEXT_REPLACE: a page is poisoned, and will stay so.  Punch it out with
@@ -444,8 +445,8 @@ static inline const char *gmem_strerror(int err)
 		       "  Repeating the request cannot help.  Punch a hole over the page to\n"
 		       "  get a new one, and notify the guest that the data are lost";
 	case ENOMEM:
-		return "ENOMEM: the kernel has no memory to store the new attributes.\n"
-		       "  Repeat the request when memory is available";
+		return "ENOMEM: no memory to store the new attributes, or the memory cgroup is\n"
+		       "  at its limit.  Repeat the request when memory is available";
 	case EIO:
 		return "EIO: KVM has marked the VM as dead after an internal error.\n"
 		       "  The kernel's log has the reason";
@@ -477,8 +478,8 @@ struct gmem_fault {
 
 /**
  * gmem_get_fault() - Read KVM_EXIT_MEMORY_FAULT from a vCPU's struct kvm_run
- * @run: of a vCPU whose KVM_RUN has just failed with EFAULT or EHWPOISON, with
- *	 exit_reason KVM_EXIT_MEMORY_FAULT
+ * @run: the struct of a vCPU whose KVM_RUN has just failed with EFAULT or
+ *	 EHWPOISON, with exit_reason KVM_EXIT_MEMORY_FAULT
  *
  * This is the same as run->memory_fault, which older kernel headers lack.
  *

@@ -23,7 +23,7 @@
 
 #define ARRAY_SIZE(array)	(sizeof(array) / sizeof((array)[0]))
 
-/* A software-protected VM with one guest_memfd as its memory. */
+/* A software-protected VM with a guest_memfd, or an ordinary VM. */
 struct vm {
 	int kvm_fd;
 	int fd;

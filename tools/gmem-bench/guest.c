@@ -127,7 +127,7 @@ void vm_guest_touch(struct vm *vm)
 	run(vm, MEM_GPA, MEM_GPA + vm->size);
 }
 
-/* The mapping of the vCPU would keep the VM alive, whose MMU notifier slows down others. */
+/* While mapped, the vCPU keeps the VM alive, and the VM's MMU notifier slows down later cases. */
 void vm_guest_stop(struct vm *vm)
 {
 	munmap(vm->run, run_bytes(vm));

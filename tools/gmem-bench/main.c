@@ -119,8 +119,8 @@ void row(double value, const char *unit, const char *fmt, ...)
  * References for the other rows, one per call and one per page, to distinguish
  * a change in the kernel from a change in the compiler.  Both run kernel code
  * like that of a conversion, built by the same compiler, but do not convert
- * memory.  Neither allocates or clears pages, which takes one instruction or
- * thousands, depending on the CPU.
+ * memory.  Neither allocates or clears pages: clearing a page takes one
+ * instruction or thousands, depending on the CPU.
  *
  * Per call: punching a hole into an empty part of a memfd.  Like a conversion,
  * this is a system call that takes a file's locks, unmaps and walks a range,

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Cases whose cost depends on the number of ranges in a file more than on its
- * pages.  Empty files are in no memslot, and not mapped.
+ * Cases whose cost depends more on the number of ranges in a file than on the
+ * number of pages.  Empty files are in no memslot, and not mapped.
  */
 #include <stddef.h>
 

@@ -49,7 +49,7 @@ struct chunk {
 	u32 generation[CHUNK_PAGES];
 };
 
-/* The pool: pages that are always shared, for requests and for the disk. */
+/* A thread, and its pages in the pool: always shared, for requests and for the disk. */
 struct worker {
 	struct task_struct *task;
 	struct gmem_guest_request *request;
@@ -287,7 +287,7 @@ static void free_chunk(struct chunk *c)
 	kfree(c);
 }
 
-/* Allocate memory before making it private. */
+/* Allocate part of the free memory, and make it private. */
 static int take_memory(void)
 {
 	struct sysinfo info;

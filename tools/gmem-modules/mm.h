@@ -22,7 +22,7 @@ static inline void lru_add_drain(void)
 /* The NUMA policy of the task, not that of the file, applies to chunks of 2 MiB. */
 #define mpol_alloc_pages(gfp, order, pol, ilx, nid)	alloc_pages(gfp, order)
 
-/* Add the pages one by one, and drain the LRU caches, whose references would make them look as if they were in use. */
+/* Add the pages one by one, and drain the LRU caches, whose references would make the pages look in use. */
 static inline int filemap_add_pages(struct address_space *mapping, struct page *pages, unsigned int nr, pgoff_t index,
 				    gfp_t gfp)
 {

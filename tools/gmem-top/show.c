@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only
-/* A report as text, not wider than the terminal. */
+/* A report as text.  Only the map and the notes adapt to the width. */
 #include <errno.h>
 #include <string.h>
 
@@ -267,7 +267,7 @@ void show_text(FILE *out, const struct report *report)
 		show_maps(out, report);
 	}
 	if ((report->nr_files || trace_nth(0)) && report->seconds > 0) {
-		fprintf(out, "\nConversions, in pages\n");
+		fprintf(out, "\nConversions (PRIVATE and SHARED in pages)\n");
 		show_conversions(out, report);
 	}
 	if (report->nr_vms) {

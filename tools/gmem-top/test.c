@@ -532,7 +532,7 @@ static void check_user(void)
 	int status = run(NOBODY, "--once");
 
 	result(!status && says("0 VMs, 0 guest_memfds") && says("Not visible") &&
-	       says("CAP_SYS_PTRACE") && says("tracefs is for root"), "another user sees no VM, and why");
+	       says("CAP_SYS_PTRACE") && says("tracefs is for root"), "another user sees no VM, and is told why");
 	status = run(NOBODY, "--once --json");
 	result(!status && says("\"vms\":[],\"files\":[],\"not_visible\":[\"VMs and files of "),
 	       "another user, JSON");
@@ -573,7 +573,7 @@ static void check_owner(void)
 		own_vm();
 	waitpid(pid, &status, 0);
 	output[0] = '\0';
-	result(!status, "the owner sees memory, but neither statistics nor conversions, and why");
+	result(!status, "the owner sees memory, but neither statistics nor conversions, and is told why");
 }
 
 static void check_usage(void)

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
-/* The data of gmem-top: VMs, their guest_memfds, and the conversions of these. */
+/* The data of gmem-top: VMs, guest_memfds, and their conversions. */
 #ifndef TOP_H
 #define TOP_H
 
@@ -53,7 +53,7 @@ struct conversions {
 struct refusal {
 	int error;		/* 0: there was none */
 	u64 offset, size;	/* of the request */
-	bool has_offender;	/* older kernels do not report it */
+	bool has_offender;	/* the kernel has reported it */
 	u64 offender;		/* offset of the page */
 };
 

@@ -4,8 +4,8 @@
  *
  * The event is enabled in a separate tracefs instance, so neither its buffer
  * nor its settings are shared with other users of tracing.  The instance is
- * called gmem-top.<pid>.  If its process is gone, e.g. because it was killed,
- * the next gmem-top removes it.
+ * called gmem-top.<pid>.  If that process is gone, e.g. because it was killed,
+ * the next gmem-top removes the instance.
  */
 #include <dirent.h>
 #include <errno.h>

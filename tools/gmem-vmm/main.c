@@ -29,8 +29,9 @@ static void usage(FILE *to)
 	      "                   (default)\n"
 	      "  --on-busy=fail   if a page is still in use, stop the VM; with --kernel,\n"
 	      "                   refuse the guest's request\n"
-	      "  --quiet          print only errors (including injected memory errors)\n"
-	      "  --kernel FILE    a Linux kernel for x86-64, as bzImage\n"
+	      "  --quiet          print only errors, including those that injected memory\n"
+	      "                   errors cause\n"
+	      "  --kernel BZIMAGE a Linux kernel for x86-64\n"
 	      "  --initrd FILE    its initramfs; that of tools/gmem-guest converts memory\n"
 	      "  --cmdline TEXT   its command line, instead of\n"
 	      "                   " DEFAULT_CMDLINE "\n"
@@ -41,7 +42,7 @@ static void usage(FILE *to)
 	      "Exit status:\n"
 	      "  0  all claims were checked and are true\n"
 	      "  1  a claim was not true, or something else failed; the output says what\n"
-	      "  2  it cannot run here; the reason and the remedy are named\n"
+	      "  2  the options are wrong, or it cannot run here; the output says why\n"
 	      "  3  stopped by --on-busy=fail; all claims up to then were true\n",
 	      to);
 }

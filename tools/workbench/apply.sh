@@ -67,8 +67,7 @@ apply_clean()
 		die "apply: $1 has changes that are not committed: commit or stash them"
 }
 
-# Check out the commit of a git tree in a repository that shares its objects. Only files that the series touches are
-# written.
+# Check out HEAD of a git tree in a repository that shares its objects. Write only the files that the series touches.
 apply_scratch_git()
 {
 	local objects shallow head
@@ -114,7 +113,7 @@ apply_try()
 	series_am "$SCRATCH"
 }
 
-# apply_git DIR: fast-forward. Git refuses before it writes anything, e.g. if an untracked file would be overwritten.
+# apply_git DIR: fast-forward. If git refuses, e.g. as an untracked file would be overwritten, nothing has been written.
 apply_git()
 {
 	git -C "$1" fetch -q --no-tags --no-write-fetch-head "$SCRATCH" \
@@ -130,7 +129,7 @@ apply_forget()
 	git -C "$1" update-ref -d refs/worktree/gmem-after
 }
 
-# apply_plain DIR: if it is interrupted, everything needed to go back is there.
+# apply_plain DIR: replace the files. If that is interrupted, .gmem-apply/ has everything needed to go back.
 apply_plain()
 {
 	local undo="$1/$APPLY_UNDO"
@@ -154,7 +153,7 @@ undo_git()
 		git -C "$1" merge-base --is-ancestor "$after" HEAD ||
 		die "apply: nothing to undo: the series has not been applied to $1 by 'wb apply'"
 	[ "$after" = "$(git -C "$1" rev-parse HEAD)" ] ||
-		die "apply: $1 has commits on top of the series; 'git rebase --onto refs/worktree/gmem-before refs/worktree/gmem-after' there keeps them"
+		die "apply: $1 has commits on top of the series; to undo only the series, run 'git rebase --onto refs/worktree/gmem-before refs/worktree/gmem-after' there"
 	apply_clean "$1"
 	git -C "$1" -c core.hooksPath=/dev/null reset -q --keep "$before" || die "apply: git cannot go back in $1"
 	apply_forget "$1"
@@ -176,7 +175,8 @@ undo_plain()
 		rm -f "$1/$file" || die "apply: cannot remove $1/$file"
 		(cd "$1" && rmdir -p --ignore-fail-on-non-empty "$(dirname "$file")" 2> /dev/null) || :
 	done < "$undo/files"
-	apply_some "$undo/old" "$1" < "$undo/files" || die "apply: cannot write to $1; the missing files are in $undo/old"
+	apply_some "$undo/old" "$1" < "$undo/files" ||
+		die "apply: cannot write to $1; the original files are in $undo/old"
 	rm -rf "$undo"
 }
 
@@ -296,7 +296,7 @@ trial_git()
 	apply_refused "nothing to undo" --undo "$dir" || return 1
 	(cmd_apply "$dir") || return 1
 	[ "$(git -C "$dir" rev-parse 'HEAD^{tree}')" = "$(tgit rev-parse 'refs/wb/next^{tree}')" ] ||
-		{ echo "wb apply gives another tree than wb tree"; return 1; }
+		{ echo "wb apply and wb tree give different trees"; return 1; }
 	apply_refused "it has been applied already" "$dir" || return 1
 	git -C "$dir" commit -q --allow-empty -m later || return 1
 	apply_refused "commits on top" --undo "$dir" || return 1

@@ -160,7 +160,7 @@ function judge(	i, name, ref, was, what)
 		if (!ref)
 			continue
 		if (!(name in recorded)) {
-			print "fail bench: " name ": not recorded: wb bench --record"
+			print "fail bench: " name ": not recorded yet: run 'wb bench --record'"
 			continue
 		}
 		was = recorded[name] * ref
@@ -182,8 +182,8 @@ function record(	i, name)
 {
 	print "# SPDX-License-Identifier: GPL-2.0-only"
 	print "#"
-	print "# Recorded by 'wb bench --record'; 'wb test' fails if a row costs " percent " percent more. Instructions per call, page or"
-	print "# fault are ratios to the reference row of the same run, so that another compiler does not look like another kernel;"
+	print "# Recorded by 'wb bench --record'; 'wb test' fails if a row exceeds its value by more than " percent " percent. Instructions"
+	print "# per call, page or fault are ratios to the reference row of the same run, and hardly depend on the compiler;"
 	print "# ms, KiB and counts are absolute values. Made with " compiler "."
 	print "#"
 	print "#\tRATIO UNIT ROW"

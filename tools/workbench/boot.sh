@@ -133,8 +133,8 @@ vm_kvm_unload()
 	vm_plan rmmod irqbypass
 }
 
-# Print how to run machines: "tcg", or "kvm-amd" or "kvm-intel" if hardware virtualization is known to nest. The
-# existence of /dev/kvm is not enough: check the CPU flags, and run a probe, once per boot of the host.
+# Print how to run machines: "tcg", or "kvm-amd" or "kvm-intel" if nested virtualization is known to work. The existence
+# of /dev/kvm is not enough: check the CPU flags, and run a probe, once per boot of the host.
 vm_accel()
 {
 	local boot memo="$BUILD/accel" flag accel=tcg try=''
@@ -276,8 +276,8 @@ sysctl.kernel.hung_task_panic=1 sysctl.kernel.panic_on_rcu_stall=1 $checks $VM_A
 	return $rc
 }
 
-# vm_ended DIR: succeed if the machine reached the end of its plan without warnings. Otherwise print what happened; the
-# console's log stays in DIR.
+# vm_ended DIR: succeed if the machine reached the end of its plan without warnings. Otherwise print what happened. DIR
+# is where to find the console's log afterwards, and is only printed.
 vm_ended()
 {
 	if grep -qx end "$VM/verdict" 2> /dev/null && ! grep -q '^fatal \|^splat ' "$VM/verdict"; then

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-only
 # shellcheck shell=dash
 #
-# Building: the kernels of the file `kernels`, their modules, the selftests, PID 1, the example VMM, gmem-top, the test
-# of the header for VMM authors, and the benchmark.
+# Building: the kernels of the file `kernels`, their modules, the selftests, PID 1, the example VMM and its Linux guest,
+# gmem-top, the test of the header for VMM authors, and the benchmark.
 #
 # kernel_take selects the kernel that all other functions here work on. It sets KERNEL, its name in the file `kernels`;
 # KARCH, its architecture; KTREE, its source; and OUT, its build directory.
@@ -45,7 +45,7 @@ kernel_image()
 	esac
 }
 
-# Print the number of lines to expect from kbuild, 0 if unknown.
+# Print the number of lines to expect from kbuild for a full build, or 0, i.e. show no count, for an incremental one.
 kernel_steps()
 {
 	if [ -e "$(kernel_image)" ]; then

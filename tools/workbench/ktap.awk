@@ -91,7 +91,7 @@ END {
 	if (splat != "")
 		result("fail", "", splat)
 	if (status == "")
-		result("fail", "", "did not run to its end")
+		result("fail", "", "did not run to completion")
 	else if (status == 124)
 		result("fail", "", "timeout")
 	else if (due != "" && status != due)

@@ -133,8 +133,8 @@ lint_commits()
 	return $bad
 }
 
-# Check the workbench's own scripts. It uses A && B || C only where C is for a failure of either, and calls functions
-# that take arguments without any.
+# Check the workbench's own scripts. Ignore A && B || C, which they use only where C handles a failure of either, and
+# functions called without their optional arguments.
 lint_shell()
 {
 	step shellcheck "shellcheck" 0 shellcheck -x -a -e SC2015,SC2119 "$WB/wb" "$TOP/tools/gmem-modules/check" \

@@ -93,7 +93,7 @@ modules_dkms()
 {
 	local version dir="$MODULES/package"
 
-	# Derive the version from the newest commit, also of the project if this is a clone of it.
+	# Derive the version from the newest commit of build/linux or, in a git checkout, of tools/gmem-modules.
 	version=$(modules_version).$({
 		tgit log --format=%cd --date=format:%Y%m%d.%H%M base..HEAD
 		git -C "$TOP" log --format=%cd --date=format:%Y%m%d.%H%M -n 1 -- tools/gmem-modules 2> /dev/null
@@ -123,7 +123,7 @@ modules_stock()
 	mv "$stock.new" "$stock"
 }
 
-# modules_boot DIR TEXT RELEASE [PARAMETER]: boot Debian's kernel with the modules of this directory, and run the
+# modules_boot DIR TEXT RELEASE [PARAMETER...]: boot Debian's kernel with the modules of this directory, and run the
 # example VMM and a test of conversions. Return 125 if the machine failed; otherwise set MODULES_OK to how many of the
 # two succeed.
 modules_boot()

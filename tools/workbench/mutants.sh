@@ -80,7 +80,7 @@ mutants_check()
 {
 	local dir="$BUILD/mutants.check" name test machine places place nr bad=0
 
-	# Leave the table of mutants that may be running alone.
+	# Don't touch the table of a run that may be in progress.
 	MUTANTS=$dir
 	mutants_read || return 1
 	for machine in $(machines); do
@@ -217,7 +217,7 @@ mutant_target()
 	echo modules
 }
 
-# mutant_build NAME TEST MACHINE FILE:FUNCTION...: on failure, the last line of the log has the reason.
+# mutant_build NAME TEST MACHINE FILE:FUNCTION...: apply it, and build its kernel. On failure, print the reason last.
 mutant_build()
 {
 	local name="$1" test="$2" machine="$3" rc=0
@@ -264,7 +264,7 @@ mutant_run()
 		die "the kernel does not build without mutant $1"
 }
 
-# Rebuild, or build/linux would be left with the last mutant.
+# Rebuild, or the kernels in build/linux would be left with the last mutant.
 mutants_undo()
 {
 	local kernel

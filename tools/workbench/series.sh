@@ -114,7 +114,8 @@ tree_base()
 	say "Making the kernel tree build/linux from $name"
 	rm -rf "$TREE.new"
 	step unpack "unpack" 0 base_unpack "$TREE.new" || die "cannot unpack the base kernel"
-	base_is_7_3 "$TREE.new" || die "the base as unpacked (of KERNEL_SRC: its last commit) is not a 7.3 kernel tree"
+	base_is_7_3 "$TREE.new" ||
+		die "the unpacked base (HEAD of KERNEL_SRC, if that is a git tree) is not a 7.3 kernel tree"
 	step commit "commit the base" 0 base_commit "$TREE.new" "$name" || die "cannot commit the base kernel"
 	mv "$TREE.new" "$TREE"
 }
@@ -204,8 +205,8 @@ series_comments()
 }
 
 # export_to DIR: export everything from the commits of build/linux: DIR/patches, the new files, and the series' lines in
-# MAINTAINERS. Dates, hash lengths and git's version are pinned, so that the result does not depend on the machine or
-# the day. Subjects have no numbers, as each new patch would change all mails otherwise.
+# MAINTAINERS. Dates and hash lengths are pinned, and git's version is left out, so that the result does not depend on
+# the machine or the day. Subjects have no numbers, as each new patch would change all mails otherwise.
 export_to()
 {
 	rm -rf "$1"
@@ -273,7 +274,7 @@ series_agree()
 	local rc=0 file
 
 	(cd "$PATCHES" && printf '%s\n' [0-9]*.patch) | series_comments | cmp -s - "$PATCHES/series" ||
-		{ echo "patches/series does not list the mails of patches/ in their order"; rc=1; }
+		{ echo "patches/series does not list the mails of patches/ in order"; rc=1; }
 	series_lay || return 1
 	series_quilt "$BUILD/check/quilt" || return 1
 	[ "$(tgit rev-parse 'HEAD^{tree}')" = "$(tgit rev-parse 'refs/wb/next^{tree}')" ] ||

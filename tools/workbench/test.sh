@@ -255,7 +255,7 @@ cmd_matrix()
 
 	# shellcheck disable=SC2046 # a list of machines
 	[ $# -gt 0 ] || set -- $(machines)
-	# The selftests come from the kernel that is named like its architecture.
+	# The selftests come from the kernel that is named after its architecture.
 	for machine; do
 		machine_kernel "$machine"
 		needed="$needed$KERNEL $KARCH "
@@ -294,7 +294,7 @@ cmd_test()
 	say "Booting"
 	for machine in $(machines); do
 		machine_kernel "$machine"
-		# The selftests come from the kernel that is named like its architecture.
+		# The selftests come from the kernel that is named after its architecture.
 		if was_built "$KERNEL" && was_built "$KARCH"; then
 			booting="$booting $machine"
 		else
@@ -338,7 +338,7 @@ cmd_demo()
 	cmd_deps demo
 	cmd_tree
 	cmd_build
-	[ -x "$OUT/gmem-vmm/gmem-vmm" ] || die "there is no example VMM in tools/gmem-vmm yet"
+	[ -x "$OUT/gmem-vmm/gmem-vmm" ] || die "the example VMM was not built"
 	say "Booting, with kvm.gmem_in_place_conversion=1, to run the example VMM"
 	# Run it in a subshell, as cmd_boot exits.
 	(cmd_boot --param kvm.gmem_in_place_conversion=1 "$OUT/gmem-vmm/gmem-vmm" "$@") || exit

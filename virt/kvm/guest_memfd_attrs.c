@@ -100,9 +100,9 @@ void kvm_gmem_attrs_init(struct kvm_gmem_attrs *attrs, struct rw_semaphore *lock
 EXPORT_SYMBOL_IF_KUNIT(kvm_gmem_attrs_init);
 
 /*
- * Find the leaf or the uniform slot that contains the page.  If a slot has no
- * child, its bit is at least as new as the absence of the child, see
- * kvm_gmem_attrs_set_slot().
+ * Find the leaf or the uniform slot that contains a page, and return true if
+ * the page is private.  If a slot has no child, its bit is at least as new as
+ * the absence of the child, see kvm_gmem_attrs_set_slot().
  */
 bool kvm_gmem_attrs_find(struct kvm_gmem_attrs *attrs, pgoff_t index,
 			 struct kvm_gmem_attrs_span *span)

@@ -73,8 +73,9 @@ struct kvm_gmem_attrs_update {
 };
 
 /*
- * Pages from @start up to, but not including, @end: those of a leaf, or a
- * uniform range if @leaf is NULL.  A zeroed span is empty.
+ * Pages from @start up to, but not including, @end: those of a leaf or, if
+ * @leaf is NULL, a range whose pages all have the attribute @private.  A zeroed
+ * span is empty.
  */
 struct kvm_gmem_attrs_span {
 	const struct kvm_gmem_attrs_node *leaf;

@@ -330,7 +330,7 @@ static void attrs_test_abort_and_enomem(struct kunit *test)
 	struct attrs_test *t = test->priv;
 	int ret;
 
-	/* Neither a leaf at the root nor whole slots need any nodes. */
+	/* Updating whole slots, or a root that is a leaf, needs no nodes. */
 	attrs_test_new_file(t, LEAF_PAGES, 0, 8, false);
 	KUNIT_ASSERT_EQ(test, 0, attrs_test_prepare(test, 1, 1, 0));
 	attrs_test_new_file(t, LEAF_PAGES + 1, LEAF_PAGES, 1, false);

@@ -94,7 +94,7 @@ static int kvm_gmem_reclaim_pages(struct kvm_gmem_conversion *c)
 			continue;
 		}
 
-		/* Exclude memory_failure(), as when a page is freed. */
+		/* Exclude memory_failure(), as truncation does. */
 		folio_lock(folio);
 		r = kvm_arch_gmem_reclaim(folio_pfn(folio), folio_nr_pages(folio));
 		folio_unlock(folio);

@@ -21,7 +21,7 @@ struct kvm_gmem_conversion {
 	pgoff_t last;
 	bool to_private;
 
-	/* The pages that differ, stable while the invalidate lock is held. */
+	/* First and last page to change, stable under the invalidate lock. */
 	pgoff_t first_change;
 	pgoff_t last_change;
 	struct kvm_gmem_attrs_update update;

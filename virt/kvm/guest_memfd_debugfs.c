@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
  * gmem_map in the VM's debugfs directory shows which memory of its guest_memfds
- * is private, and how much of it is allocated.
+ * is private or shared, and how much of each range is allocated.
  *
  * Don't hold anything between two lines, as the reader may take its time.
  * Resume by the file's ID and the offset, so that files can be closed and
@@ -23,8 +23,8 @@
 
 /*
  * Count the pages of only one block for each line, as conversions have to wait
- * meanwhile.  Blocks without pages take no time, so a line can cover many of
- * them.
+ * in the meantime.  Blocks without pages take no time, so a line can cover many
+ * of them.
  */
 #define KVM_GMEM_MAP_BLOCK	512
 

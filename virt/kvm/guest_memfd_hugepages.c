@@ -30,8 +30,8 @@ static bool kvm_gmem_hugepages;
 module_param_named(gmem_hugepages, kvm_gmem_hugepages, bool, 0644);
 
 /*
- * Serialize the allocation of a chunk, and making it private: vCPUs that fault
- * on it hold the invalidate lock only for read.  Take a chunk lock inside the
+ * Serialize allocating a chunk and making it private, as vCPUs that fault on it
+ * hold the invalidate lock only for read.  Take a chunk lock inside the
  * invalidate lock, and don't wait for folio locks while holding it.
  */
 #define KVM_GMEM_CHUNK_LOCK_BITS	6
@@ -135,8 +135,8 @@ static void kvm_gmem_fill_chunk(struct inode *inode, pgoff_t first, pgoff_t inde
 }
 
 /*
- * Allocate the chunk around @index if none of it is present.  Return the page at
- * @index, locked, if it is present afterwards.
+ * Allocate the chunk around @index if none of it is present.  Return the page
+ * at @index, locked, or -ENOENT if it is not present afterwards.
  */
 struct folio *kvm_gmem_alloc_chunk(struct inode *inode, pgoff_t index)
 {
@@ -263,7 +263,7 @@ bool kvm_gmem_chunk_is_whole(struct kvm *kvm, const struct kvm_memory_slot *slot
 
 	guard(rcu)();
 
-	/* The file is being closed, and its mappings are about to be zapped. */
+	/* No inode: the file is being closed, and mappings will be zapped. */
 	inode = READ_ONCE(slot->gmem.inode);
 	if (!inode)
 		return true;

@@ -322,8 +322,8 @@ static bool kvm_gmem_page_in_use(struct kvm_gmem_conversion *c)
 
 /*
  * Sleep without the lock, so that the users of the page at @c's error_index can
- * continue.  Try again as soon as the page looks unused: a task that has just
- * dropped its references to some pages has yet to take others.
+ * continue.  Try again as soon as the page looks unused, before a task that has
+ * just dropped its references to some pages takes others.
  */
 void kvm_gmem_wait_unlocked(struct kvm_gmem_conversion *c)
 {

@@ -7,8 +7,8 @@
  * walkers hold a reference for microseconds, direct I/O for the duration of a
  * disk request, and all of them for longer if they are preempted.
  *
- * With the invalidate lock held and the page unmapped there are no new users,
- * i.e. the page is unused as soon as its current users have run.  But vCPUs
+ * With the invalidate lock held and the page unmapped, there are no new users,
+ * i.e. the page is unused as soon as its current users are done.  But vCPUs
  * that fault on the file wait for that lock, and so may the very task that
  * holds the reference.  Hence, take turns with other tasks that want the lock.
  *
@@ -38,7 +38,7 @@
 /*
  * Count the time between two looks at a page as no more than this.  A late
  * look, e.g. on a slow machine or after the task was frozen, must not count as
- * many.
+ * several looks.
  */
 #define KVM_GMEM_WAIT_STEP_NS		(1500 * NSEC_PER_USEC)
 
@@ -162,9 +162,9 @@ bool kvm_gmem_drain_take(struct kvm_gmem_drain_budget *budget, u64 now)
 EXPORT_SYMBOL_IF_KUNIT(kvm_gmem_drain_take);
 
 /*
- * Return @nr drains to the budget, which was spent until @spent_until after the
- * last of them.  What was spent until @now has been replenished already, and
- * what is spent beyond @spent_until belongs to others.
+ * Return @nr drains to the budget.  @spent_until is the budget's value after
+ * the last of them.  The part before @now has been replenished already, and the
+ * part beyond @spent_until was spent by others.
  */
 void kvm_gmem_drain_refund(struct kvm_gmem_drain_budget *budget, u64 now,
 			   unsigned int nr, u64 spent_until)

@@ -8,8 +8,9 @@
  * Track how long one request to make pages private has been waiting.  All times
  * are in ns, from one and the same monotonic clock.
  *
- * @page has been in use by the same users for @page_ns.  @total_ns is the time
- * waited for all pages.  @moved is set as soon as a second page is waited for.
+ * Once @waiting is set, @page has been in use by the same users for @page_ns.
+ * @total_ns is the time waited for all pages.  @moved is set as soon as a
+ * second page is waited for.
  *
  * @last_look is the time up to which waiting has been counted.  @turn_since is
  * when the current turn with or without the lock began, and @hold_looks counts

@@ -16,7 +16,7 @@
 #include "steps.h"
 
 #define EXIT_BUSY	3	/* stopped by --on-busy=fail */
-#define PIN_MS		300	/* how long the busy page stays busy */
+#define PIN_MS		300	/* from the first refusal to the unpinning */
 
 static long ms_since(const struct timespec *then)
 {
@@ -93,7 +93,8 @@ static void demo_busy(struct vm *vm, __u64 error_offset)
 	      open, BUSY_PAGES);
 	if (vm->on_busy == BUSY_FAIL)
 		return;
-	say("   --on-busy=retry: the VMM retries immediately; the pin lasts %d ms", PIN_MS);
+	say("   --on-busy=retry: the VMM retries immediately; the pin lasts for another %d ms",
+	    PIN_MS);
 	if (pthread_create(&thread, NULL, unpin_later, NULL))
 		die("pthread_create failed");
 	pthread_detach(thread);

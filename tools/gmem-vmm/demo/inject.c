@@ -102,7 +102,7 @@ int strike_possible(void)
 
 /*
  * Make the kernel believe that the hardware has reported an uncorrected error
- * in this frame, which was not caused by an access.
+ * in this frame, and that no access has hit the error.
  */
 int strike_frame(__u64 pfn)
 {

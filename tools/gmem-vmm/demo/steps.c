@@ -122,7 +122,7 @@ static void step_bulk_done(struct vm *vm)
 	check(demo.again.own_kb < demo.full.own_kb + BULK_KB / 2,
 	      "the VMM keeps no copy of its own");
 	check(demo.again.avail_kb + BULK_KB / 2 > demo.full.avail_kb,
-	      "and the machine has no less memory left: %lu KiB, and %lu KiB before",
+	      "and there is no second copy elsewhere: %lu KiB left on the machine, %lu KiB before",
 	      demo.again.avail_kb, demo.full.avail_kb);
 }
 
@@ -154,7 +154,7 @@ static void step_live_done(struct vm *vm)
 	      "%lu conversions, and the counting continued in each state", demo.conversions);
 	check(*count == demo.counted, "the page contains %u, the vCPU counted to %u: no write was lost",
 	      *count, demo.counted);
-	say("   (%lu times a conversion overtook an access, which was then repeated)",
+	say("   (accesses that were overtaken by a conversion and repeated: %lu)",
 	    demo.counter.overtaken);
 	title("An invalid request");
 }

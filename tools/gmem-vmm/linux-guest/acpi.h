@@ -5,7 +5,10 @@
 #include <linux/types.h>
 #include <stdbool.h>
 
-/* Tables, in the last 64 KiB below 1 MiB: not RAM, but the guest searches it. */
+/*
+ * Where the tables are.  The last 64 KiB below 1 MiB are not RAM, but the guest
+ * searches them.
+ */
 #define ACPI_GPA	0xf0000
 
 #define ACPI_PM1_PORT	0x600
@@ -13,7 +16,10 @@
 #define ACPI_RESET_PORT	0x64	/* of a keyboard controller, only for reset */
 #define ACPI_RESET	0xfe
 
-/* Describe the CPUs and interrupt controllers, in zeroed memory at @mem. */
+/*
+ * Describe the CPUs, interrupt controllers, and power management registers, in
+ * zeroed memory at @mem.
+ */
 void acpi_make(void *mem, int nr_cpus);
 
 /* The guest accesses a power management port.  Return true if it powers off. */

@@ -18,7 +18,7 @@ static __u8 disk[GMEM_GUEST_BLOCKS][PAGE_BYTES];
 
 /*
  * The guest may name any page, and make a page private at any time: copy guest
- * memory before looking at it, and expect the copy to fail.
+ * memory before looking at it, and be prepared for the copy to fail.
  */
 static bool copy_in(struct vm *vm, void *to, __u64 pfn, size_t size)
 {

@@ -50,13 +50,14 @@ void vcpu_setup_mce(struct vcpu *vcpu)
 }
 
 /*
- * Report the same to the guest as hardware would: an uncorrected error, hit by
+ * Report to the guest what hardware would report: an uncorrected error, hit by
  * the access that the vCPU is about to repeat.  Like hardware, KVM shuts down a
  * guest that does not handle machine checks, or is still handling the previous
  * one.
  *
  * Intel CPUs report the error to all CPUs of the machine, unless the guest has
- * enabled LMCE: a VMM with more than one running vCPU has to do so, too.
+ * enabled LMCE: a VMM with more than one running vCPU has to report it to all
+ * of them, too.
  */
 static void vcpu_machine_check(struct vcpu *vcpu, __u64 gpa)
 {

@@ -78,10 +78,11 @@ static unsigned long conversions_so_far(struct vm *vm)
  * If hardware supports private memory (SNP, TDX), the guest chooses with each
  * access: for such a VM this is an implicit request for a vm_convert() to the
  * type of the access.  For a software-protected VM there is no choice: the
- * attribute determines the type of the access, so if they differ, another vCPU
- * has converted the memory in between.  Converting would undo that; enter the
- * guest again instead.  But do so only once for each conversion, or a fault for
- * any other reason would repeat itself forever.
+ * attribute determines the type of the access.  KVM with this series never
+ * reports a difference.  Other kernels may, if another vCPU has converted the
+ * memory in between.  Converting would undo that; enter the guest again
+ * instead.  But do so only once for each conversion, or a fault for any other
+ * reason would repeat itself forever.
  */
 static bool vcpu_wrong_kind(struct vcpu *vcpu, __u64 gpa)
 {

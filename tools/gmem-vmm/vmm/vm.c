@@ -97,7 +97,7 @@ static void create_memory(struct vm *vm)
 	/*
 	 * All guest faults are served from the file, including shared ones.
 	 * KVM uses userspace_addr when it accesses guest memory on the guest's
-	 * behalf, so it has to be the same memory.
+	 * behalf, so the same memory has to be mapped there.
 	 */
 	region.guest_memfd = vm->gmem_fd;
 	region.userspace_addr = (unsigned long)vm->mem;
@@ -130,7 +130,7 @@ void vm_create(struct vm *vm)
 		die("out of memory");
 	create_memory(vm);
 
-	/* Let the guest's requests exit to the VMM, or KVM returns ENOSYS. */
+	/* Let the guest's requests exit to the VMM.  By default, they fail. */
 	if ((extension(vm->fd, KVM_CAP_EXIT_HYPERCALL) & exit_hypercalls) != exit_hypercalls)
 		cannot_run("KVM_CAP_EXIT_HYPERCALL lacks KVM_HC_MAP_GPA_RANGE.");
 	if (ioctl(vm->fd, KVM_ENABLE_CAP, &exits))

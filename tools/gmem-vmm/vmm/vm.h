@@ -65,8 +65,8 @@ struct vm {
 	unsigned long refusals;		/* of the last request, with EAGAIN */
 
 	/* See vcpu_lost_page(); changed under convert_lock, too. */
-	unsigned long replacements;	/* of lost pages, until now */
-	unsigned long *replaced;	/* per page: number of its last replacement */
+	unsigned long replacements;	/* number of lost pages replaced */
+	unsigned long *replaced;	/* per page: that number after its last one */
 };
 
 struct vcpu {

@@ -3,21 +3,14 @@
  * Test how memory_failure() treats a page of a guest_memfd, and the process
  * that has it mapped.  Try each combination of how the error was found, the
  * policy of the process, and the state of the page, except those that software
- * can't inject.
+ * can't inject.  Print a table of what is wanted and what was seen.
  *
- * Each injection is done by a child, which may get killed.  The result is a
- * table that compares the wanted behaviour with what was seen.
- *
- * Also test that soft offlining leaves the pages of a guest_memfd in place.
- * Soft offlining retires a page that is about to fail, if the contents can be
- * migrated or read from disk again, neither of which is possible here.
+ * Also test that soft offlining leaves the pages of a guest_memfd in place, as
+ * their contents can neither be migrated nor read from disk again.
  */
 #include <errno.h>
-#include <fcntl.h>
-#include <pthread.h>
 #include <signal.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 #include <sys/mman.h>
@@ -40,106 +33,80 @@
 /* The page that fails, with a neighbour to either side. */
 #define NR_PAGES	3
 #define VALUE		0x5aul
+#define NO_VALUE	(~0ul)
 
-enum policy { EARLY, LATE };
+#define EARLY		PR_MCE_KILL_EARLY
+#define LATE		PR_MCE_KILL_LATE
 
 struct row {
 	bool private;
 	bool action_required;
-	enum policy policy;
+	int policy;
 	bool mapped;
 	bool dirty;
-	bool sigbus;
+	const char *sigbus;
 };
+
+#define NR_SHARED_ROWS	12	/* the private ones follow */
 
 static const struct row rows[] = {
 	/* private, AR, policy, mapped, dirty: SIGBUS */
-	{ false, false, EARLY, true,  true,  true },
-	{ false, false, EARLY, true,  false, false },
-	{ false, false, EARLY, false, true,  false },
-	{ false, false, EARLY, false, false, false },
-	{ false, false, LATE,  true,  true,  false },
-	{ false, false, LATE,  true,  false, false },
-	{ false, false, LATE,  false, true,  false },
-	{ false, false, LATE,  false, false, false },
-	{ false, true,  EARLY, true,  true,  true },
-	{ false, true,  LATE,  true,  true,  true },
-	{ false, true,  EARLY, true,  false, false },
-	{ false, true,  LATE,  true,  false, false },
-	{ true,  false, EARLY, false, true,  false },
-	{ true,  false, EARLY, false, false, false },
-	{ true,  false, LATE,  false, true,  false },
-	{ true,  false, LATE,  false, false, false },
+	{ false, false, EARLY, true,  true,  "AO" },
+	{ false, false, EARLY, true,  false, "-" },
+	{ false, false, EARLY, false, true,  "-" },
+	{ false, false, EARLY, false, false, "-" },
+	{ false, false, LATE,  true,  true,  "-" },
+	{ false, false, LATE,  true,  false, "-" },
+	{ false, false, LATE,  false, true,  "-" },
+	{ false, false, LATE,  false, false, "-" },
+	{ false, true,  EARLY, true,  true,  "AR" },
+	{ false, true,  LATE,  true,  true,  "AR" },
+	{ false, true,  EARLY, true,  false, "-" },
+	{ false, true,  LATE,  true,  false, "-" },
+	{ true,  false, EARLY, false, true,  "-" },
+	{ true,  false, EARLY, false, false, "-" },
+	{ true,  false, LATE,  false, true,  "-" },
+	{ true,  false, LATE,  false, false, "-" },
 };
 
-/* The child's exit status, and its report: complete only if @done is set. */
-struct seen {
-	int status;
+/* What was seen, in memory shared with the child that injects the error. */
+static struct {
 	int result;
-	int nr_signals;
-	siginfo_t signal;
-	bool signal_thread_ok;
-	bool signal_addr_ok;
+	char sigbus[8];
 	char handling[16];
-	bool counted;
-	bool later_ok;
-	bool neighbours_ok;
-	bool fresh_ok;
-	bool done;
-};
+	bool counted, later, near, fresh;
+} *seen;
 
 static size_t page_size;
-static struct seen *seen;
 
-static struct {
-	sig_atomic_t nr;
-	siginfo_t info;
-	pid_t tid;
-} sigbus;
+static sig_atomic_t nr_sigbus;
+static siginfo_t sigbus;
 
 static void sigbus_handler(int signum, siginfo_t *info, void *context)
 {
-	sigbus.info = *info;
-	sigbus.tid = kvm_gettid();
-	sigbus.nr++;
+	sigbus = *info;
+	nr_sigbus++;
 }
 
-static bool access_is_sigbus(char *p)
+/* Return the name of the signal that was raised, or what is wrong with it. */
+static const char *sigbus_name(char *page)
 {
-	u64 value;
+	char *addr = sigbus.si_addr;
 
-	return !try_read((u64 *)p, &value);
+	if (!nr_sigbus)
+		return "-";
+	if (nr_sigbus > 1)
+		return "twice";
+	if (addr < page || addr >= page + page_size)
+		return "addr";
+	if (1ul << sigbus.si_addr_lsb != page_size)
+		return "lsb";
+	if (sigbus.si_code == BUS_MCEERR_AO)
+		return "AO";
+	return sigbus.si_code == BUS_MCEERR_AR ? "AR" : "code";
 }
 
-static void set_policy(enum policy policy)
-{
-	int r = prctl(PR_MCE_KILL, PR_MCE_KILL_SET, policy == EARLY ?
-		      PR_MCE_KILL_EARLY : PR_MCE_KILL_LATE, 0, 0);
-
-	TEST_ASSERT(!r, __KVM_SYSCALL_ERROR("prctl(PR_MCE_KILL)", r));
-}
-
-/*
- * BUS_MCEERR_AO is sent to a thread with an early policy, no matter which one
- * is running.  Create a thread with the row's policy in addition to the main
- * thread, whose policy is never early.
- */
-static pthread_barrier_t barrier;
-static pid_t other_tid;
-
-static void *other_thread(void *arg)
-{
-	set_policy(*(enum policy *)arg);
-	other_tid = kvm_gettid();
-	pthread_barrier_wait(&barrier);
-
-	/* A signal that arrived in the meantime is handled before this returns. */
-	pthread_barrier_wait(&barrier);
-	return NULL;
-}
-
-/* @hva is needed for errors that require action, and to check signals. */
-static void inject(const struct row *row, u64 pfn, char *hva)
+static void inject(const struct row *row, u64 pfn, char *page)
 {
 	struct sigaction sa = {
 		.sa_sigaction = sigbus_handler,
@@ -147,34 +114,20 @@ static void inject(const struct row *row, u64 pfn, char *hva)
 	};
 	u64 lost = hwpoison_lost_memory();
 	int log = hwpoison_log_open();
-	enum policy policy = row->policy;
-	pthread_t thread;
 
 	TEST_ASSERT(!sigaction(SIGBUS, &sa, NULL), "sigaction() failed");
-	set_policy(LATE);
-	pthread_barrier_init(&barrier, NULL, 2);
-	kvm_pthread_create(&thread, NULL, other_thread, &policy);
-	pthread_barrier_wait(&barrier);
+	TEST_ASSERT(!prctl(PR_MCE_KILL, PR_MCE_KILL_SET, row->policy, 0, 0),
+		    __KVM_SYSCALL_ERROR("prctl(PR_MCE_KILL)", -1));
 
 	if (row->action_required) {
-		seen->result = madvise(hva, page_size, MADV_HWPOISON) ? errno : 0;
+		seen->result = madvise(page, page_size, MADV_HWPOISON) ? -errno : 0;
 		hwpoison_remember(pfn);
 	} else {
-		seen->result = -hwpoison_inject(pfn);
+		seen->result = hwpoison_inject(pfn);
 	}
 
-	pthread_barrier_wait(&barrier);
-	kvm_pthread_join(thread, NULL);
+	snprintf(seen->sigbus, sizeof(seen->sigbus), "%s", sigbus_name(page));
 	hwpoison_log_read(log, pfn, seen->handling, sizeof(seen->handling));
-	kvm_close(log);
-
-	seen->nr_signals = sigbus.nr;
-	seen->signal = sigbus.info;
-	seen->signal_thread_ok = sigbus.tid == (row->action_required ? kvm_gettid() :
-								       other_tid);
-	seen->signal_addr_ok = (char *)sigbus.info.si_addr >= hva &&
-			       (char *)sigbus.info.si_addr < hva + page_size;
-
 	seen->counted = hwpoison_lost_memory() == lost + page_size &&
 			hwpoison_page_flags(pfn) & BIT_ULL(KPF_HWPOISON);
 
@@ -182,56 +135,57 @@ static void inject(const struct row *row, u64 pfn, char *hva)
 	catch_sigbus();
 }
 
-static void shared_row(const struct row *row)
+static u64 read_word(char *p)
+{
+	u64 value;
+
+	return try_read((u64 *)p, &value) ? value : NO_VALUE;
+}
+
+/* A file, its mapping, and the page that fails. */
+static int fd;
+static char *mem, *page;
+static u64 pfn;
+
+static void create_file(bool mapped, bool dirty)
 {
 	size_t size = NR_PAGES * page_size;
-	struct kvm_vm *vm = vm_create_barebones();
-	char *mem, *page, *other;
-	u64 pfn, flags;
-	int fd;
 
-	fd = vm_create_guest_memfd(vm, size, GUEST_MEMFD_FLAG_MMAP |
-					     GUEST_MEMFD_FLAG_INIT_SHARED);
+	fd = vm_create_guest_memfd(vm_create_barebones(), size, GUEST_MEMFD_FLAG_MMAP |
+				   GUEST_MEMFD_FLAG_INIT_SHARED);
 	mem = kvm_mmap(size, PROT_READ | PROT_WRITE, MAP_SHARED, fd);
 	page = mem + page_size;
 
-	mem[0] = VALUE;
+	*mem = VALUE;
 	page[page_size] = VALUE;
-	if (row->dirty)
+	if (dirty)
 		*page = VALUE;
-	else
-		TEST_ASSERT_EQ(READ_ONCE(*page), 0);
+	TEST_ASSERT_EQ(READ_ONCE(*page), dirty ? VALUE : 0);
 
 	pfn = hwpoison_mapped_pfn(page);
 	TEST_ASSERT(pfn, "The page is not mapped");
 
 	/* Unmap the page without removing the mapping. */
-	if (!row->mapped)
+	if (!mapped)
 		kvm_madvise(page, page_size, MADV_DONTNEED);
 
-	TEST_ASSERT_EQ(hwpoison_is_mapped(page), row->mapped);
-	flags = hwpoison_page_flags(pfn);
-	if (!row->mapped)
-		TEST_ASSERT_EQ(!!(flags & BIT_ULL(KPF_DIRTY)), row->dirty);
-	else if (!row->dirty)
-		TEST_ASSERT_EQ(flags & BIT_ULL(KPF_DIRTY), 0);
+	TEST_ASSERT_EQ(hwpoison_is_mapped(page), mapped);
+	/* If it is mapped and dirty, only the page table may know so. */
+	if (!mapped || !dirty)
+		TEST_ASSERT_EQ(!!(hwpoison_page_flags(pfn) & BIT_ULL(KPF_DIRTY)), dirty);
+}
 
+static void shared_row(const struct row *row)
+{
+	create_file(row->mapped, row->dirty);
 	inject(row, pfn, page);
 
-	other = kvm_mmap(size, PROT_READ, MAP_SHARED, fd);
-	seen->later_ok = access_is_sigbus(page) &&
-			 access_is_sigbus(other + page_size + 8);
-
-	seen->neighbours_ok = !access_is_sigbus(mem) && mem[0] == VALUE &&
-			      !access_is_sigbus(page + page_size) &&
-			      page[page_size] == VALUE;
-
+	seen->later = read_word(page) == NO_VALUE;
+	seen->near = read_word(mem) == VALUE && read_word(page + page_size) == VALUE;
 	kvm_fallocate(fd, FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE, page_size,
 		      page_size);
-	seen->fresh_ok = !access_is_sigbus(page) && *page == 0 &&
-			 hwpoison_mapped_pfn(page) != pfn &&
-			 !access_is_sigbus(other + page_size);
-	seen->fresh_ok &= !hwpoison_unpoison_all();
+	seen->fresh = read_word(page) == 0 && hwpoison_mapped_pfn(page) != pfn &&
+		      !hwpoison_unpoison_all();
 }
 
 #ifdef __x86_64__
@@ -263,12 +217,10 @@ static void private_row(const struct row *row)
 
 	inject(row, pfn, (char *)gmem_hva(&g, 1));
 
-	seen->later_ok = gmem_refuses(&g, 1, true) &&
-			 (!in_place || access_is_sigbus((char *)gmem_hva(&g, 1)));
-	seen->neighbours_ok = gmem_read(&g, 0) == VALUE && gmem_read(&g, 2) == VALUE;
-
+	seen->later = gmem_refuses(&g, 1, true);
+	seen->near = gmem_read(&g, 0) == VALUE && gmem_read(&g, 2) == VALUE;
 	gmem_punch_hole(&g, 1, 1);
-	seen->fresh_ok = gmem_read(&g, 1) == 0 && !hwpoison_unpoison_all();
+	seen->fresh = gmem_read(&g, 1) == 0 && !hwpoison_unpoison_all();
 }
 #else
 static const char *private_unsupported(void)
@@ -276,157 +228,108 @@ static const char *private_unsupported(void)
 	return "no VM type with private memory";
 }
 
-static void private_row(const struct row *row)
-{
-}
+static void private_row(const struct row *row) { }
 #endif
 
-static void run_row(const struct row *row)
+#define OK_BAD(x)	((x) ? "ok" : "BAD")
+
+static bool test_row(const struct row *row, const char *name)
 {
+	int status;
 	pid_t pid;
+	bool ok;
 
 	memset(seen, 0, sizeof(*seen));
 	fflush(NULL);
+	/* The signal may kill the child. */
 	pid = fork();
 	TEST_ASSERT(pid >= 0, __KVM_SYSCALL_ERROR("fork()", pid));
-
 	if (!pid) {
 		alarm(60);
 		if (row->private)
 			private_row(row);
 		else
 			shared_row(row);
-		seen->done = true;
 		_exit(0);
 	}
-	TEST_ASSERT_EQ(waitpid(pid, &seen->status, 0), pid);
-}
+	TEST_ASSERT_EQ(waitpid(pid, &status, 0), pid);
 
-static bool signal_ok(const struct row *row, const struct seen *s)
-{
-	if (!row->sigbus)
-		return !s->nr_signals;
+	ok = !status && !seen->result && !strcmp(seen->sigbus, row->sigbus) &&
+	     !strcmp(seen->handling, "Delayed") && seen->counted && seen->later &&
+	     seen->near && seen->fresh;
 
-	return s->nr_signals == 1 && s->signal_thread_ok && s->signal_addr_ok &&
-	       s->signal.si_code == (row->action_required ? BUS_MCEERR_AR :
-							    BUS_MCEERR_AO) &&
-	       1ul << s->signal.si_addr_lsb == page_size;
-}
-
-static bool handling_ok(const struct seen *s)
-{
-	return !strcmp(s->handling, "Delayed") || !strcmp(s->handling, "Recovered");
-}
-
-static bool row_ok(const struct row *row, const struct seen *s)
-{
-	return s->done && !s->result && signal_ok(row, s) && handling_ok(s) &&
-	       s->counted && s->later_ok && s->neighbours_ok && s->fresh_ok;
-}
-
-static const char *signal_str(const struct row *row, const struct seen *s)
-{
-	if (!s->nr_signals)
-		return "-";
-	if (!signal_ok(row, s))
-		return "BAD";
-	return s->signal.si_code == BUS_MCEERR_AR ? "AR" : "AO";
-}
-
-#define OK_BAD(x)	((x) ? "ok" : "BAD")
-
-static void print_row(const char *name, const struct row *row, const struct seen *s)
-{
-	printf("# %-42s | 0    %-7s| ", name,
-	       !row->sigbus ? "-" : row->action_required ? "AR" : "AO");
-	if (s->done)
-		printf("%-6d%-7s%-10s%-6s%-6s%-6s%s%s\n", -s->result,
-		       signal_str(row, s), s->handling, OK_BAD(s->counted),
-		       OK_BAD(s->later_ok), OK_BAD(s->neighbours_ok),
-		       OK_BAD(s->fresh_ok), row_ok(row, s) ? "" : "\t<- not as wanted");
+	printf("# %-42s | 0    %-7s| ", name, row->sigbus);
+	if (status)
+		printf("the child died, status 0x%x\n", status);
 	else
-		printf("the child died, status 0x%x\n", s->status);
-
-	if (s->done && !signal_ok(row, s) && s->nr_signals)
-		ksft_print_msg("%d SIGBUS, si_code %d, si_addr %s, si_addr_lsb %d, thread %s\n",
-			       s->nr_signals, s->signal.si_code,
-			       OK_BAD(s->signal_addr_ok), s->signal.si_addr_lsb,
-			       OK_BAD(s->signal_thread_ok));
+		printf("%-6d%-7s%-10s%-6s%-6s%-6s%s%s\n", seen->result, seen->sigbus,
+		       seen->handling, OK_BAD(seen->counted), OK_BAD(seen->later),
+		       OK_BAD(seen->near), OK_BAD(seen->fresh),
+		       ok ? "" : "\t<- not as wanted");
+	ksft_test_result(ok, "%s\n", name);
+	return ok;
 }
 
-static void test_row(const struct row *row, int *nr_ok)
+static void test_rows(int nr)
 {
+	int nr_ok = 0;
+	const struct row *row;
 	char name[64];
 
-	snprintf(name, sizeof(name), "%s, %s, %s, %s, %s",
-		 row->private ? "private" : "shared",
-		 row->action_required ? "AR" : "not AR",
-		 row->policy == EARLY ? "EARLY" : "LATE",
-		 row->mapped ? "mapped" : "not mapped",
-		 row->dirty ? "dirty" : "clean");
-	run_row(row);
-	print_row(name, row, seen);
-	ksft_test_result(row_ok(row, seen), "%s\n", name);
-	*nr_ok += row_ok(row, seen);
+	ksft_print_msg("%-42s | wanted      | seen\n", "");
+	ksft_print_msg("%-42s | %-5s%-7s| %-6s%-7s%-10s%-6s%-6s%-6s%s\n",
+		       "memory, action required, policy, page", "r", "SIGBUS",
+		       "r", "SIGBUS", "handling", "count", "later", "near", "fresh");
+
+	for (row = rows; row < rows + nr; row++) {
+		snprintf(name, sizeof(name), "%s, %s, %s, %s, %s",
+			 row->private ? "private" : "shared",
+			 row->action_required ? "AR" : "not AR",
+			 row->policy == EARLY ? "EARLY" : "LATE",
+			 row->mapped ? "mapped" : "not mapped",
+			 row->dirty ? "dirty" : "clean");
+		nr_ok += test_row(row, name);
+	}
+	ksft_print_msg("%d of %d rows as wanted\n", nr_ok, nr);
 }
 
 #define SOFT_OFFLINE	"/sys/devices/system/memory/soft_offline_page"
 #define COMPACT		"/proc/sys/vm/compact_memory"
 
-static bool soft_offline(bool mapped, bool dirty)
-{
-	struct kvm_vm *vm = vm_create_barebones();
-	char *mem, value;
-	bool ok;
-	u64 pfn;
-	int fd, r;
-
-	fd = vm_create_guest_memfd(vm, page_size, GUEST_MEMFD_FLAG_MMAP |
-						  GUEST_MEMFD_FLAG_INIT_SHARED);
-	mem = kvm_mmap(page_size, PROT_READ | PROT_WRITE, MAP_SHARED, fd);
-	if (dirty)
-		*mem = VALUE;
-	value = READ_ONCE(*mem);
-	pfn = hwpoison_mapped_pfn(mem);
-	if (!mapped)
-		kvm_madvise(mem, page_size, MADV_DONTNEED);
-
-	/*
-	 * A new page can be in an LRU cache, whose reference would prevent
-	 * offlining.  Start compaction, which first drains these caches.
-	 */
-	TEST_ASSERT(!write_file(COMPACT, "1"), "Cannot write to " COMPACT);
-	r = write_file(SOFT_OFFLINE, "0x%lx", pfn * page_size);
-
-	ok = r && r != -EOPNOTSUPP && *mem == value && hwpoison_mapped_pfn(mem) == pfn &&
-	     !(hwpoison_page_flags(pfn) & BIT_ULL(KPF_HWPOISON));
-	ksft_print_msg("soft offlining of a %s page that is %smapped: %d, %s\n",
-		       dirty ? "dirty" : "clean", mapped ? "" : "not ", r, OK_BAD(ok));
-	kvm_munmap(mem, page_size);
-	kvm_close(fd);
-	kvm_vm_free(vm);
-	return ok;
-}
-
 static void test_soft_offline(void)
 {
-	bool ok = true;
-	int i;
+	bool mapped, dirty, ok = true;
+	int i, r;
 
 	if (access(SOFT_OFFLINE, W_OK) || access(COMPACT, W_OK)) {
 		ksft_test_result_skip("soft offlining: no " SOFT_OFFLINE " or " COMPACT "\n");
 		return;
 	}
 
-	for (i = 0; i < 4; i++)
-		ok &= soft_offline(i & 1, i & 2);
+	for (i = 0; i < 4; i++) {
+		mapped = i & 1;
+		dirty = i & 2;
+		create_file(mapped, dirty);
+
+		/*
+		 * A new page can be in an LRU cache, whose reference would
+		 * prevent offlining.  Compaction begins by draining them.
+		 */
+		TEST_ASSERT(!write_file(COMPACT, "1"), "Cannot write to " COMPACT);
+		r = write_file(SOFT_OFFLINE, "0x%lx", pfn * page_size);
+		if (!r || r == -EOPNOTSUPP || *page != (dirty ? VALUE : 0) ||
+		    hwpoison_mapped_pfn(page) != pfn) {
+			ksft_print_msg("mapped %d, dirty %d: result %d\n", mapped, dirty, r);
+			ok = false;
+		}
+	}
 	ksft_test_result(ok, "soft offlining leaves pages in place\n");
 }
 
 int main(int argc, char *argv[])
 {
 	const char *reason = hwpoison_unsupported(), *no_private = private_unsupported();
-	int nr_rows = 0, nr_ok = 0, nr_private = 0, i;
+	int nr_rows = no_private ? NR_SHARED_ROWS : ARRAY_SIZE(rows);
 	u64 lost;
 
 	ksft_print_header();
@@ -439,26 +342,13 @@ int main(int argc, char *argv[])
 	seen = kvm_mmap(sizeof(*seen), PROT_READ | PROT_WRITE,
 			MAP_SHARED | MAP_ANONYMOUS, -1);
 	lost = hwpoison_lost_memory();
-	for (i = 0; i < ARRAY_SIZE(rows); i++)
-		nr_private += rows[i].private;
-	ksft_set_plan(ARRAY_SIZE(rows) - (no_private ? nr_private - 1 : 0) + 2);
+	ksft_set_plan(nr_rows + !!no_private + 2);
 
-	ksft_print_msg("%-42s | wanted      | seen\n", "");
-	ksft_print_msg("%-42s | %-5s%-7s| %-6s%-7s%-10s%-6s%-6s%-6s%s\n",
-		       "memory, action required, policy, page", "r", "SIGBUS",
-		       "r", "SIGBUS", "handling", "count", "later", "near", "fresh");
-	for (i = 0; i < ARRAY_SIZE(rows); i++) {
-		if (rows[i].private && no_private)
-			continue;
-		test_row(&rows[i], &nr_ok);
-		nr_rows++;
-	}
-	ksft_print_msg("%d of %d rows as wanted\n", nr_ok, nr_rows);
+	test_rows(nr_rows);
 	if (no_private)
 		ksft_test_result_skip("private memory: %s\n", no_private);
-
+	test_soft_offline();
 	ksft_test_result(hwpoison_lost_memory() == lost,
 			 "all memory has been recovered\n");
-	test_soft_offline();
 	ksft_finished();
 }

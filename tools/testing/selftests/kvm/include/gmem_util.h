@@ -34,11 +34,8 @@ static inline u64 elapsed_ms(struct timespec start)
 /* Sort values and return the median. */
 u64 median(u64 *values, int nr);
 
-/* Install a handler that does nothing.  @flags are sigaction()'s sa_flags. */
-void ignore_signal(int sig, int flags);
-
-/* Send SIGALRM to this process every @us microseconds; 0 stops the timer. */
-void set_alarm(u64 us);
+/* Install a handler that does nothing. */
+void ignore_signal(int sig);
 
 /*
  * Access memory that may be private: return false on SIGBUS instead of dying.

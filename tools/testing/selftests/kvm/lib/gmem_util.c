@@ -9,7 +9,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
-#include <sys/time.h>
 #include <unistd.h>
 
 #include "cgroup_util.h"
@@ -35,23 +34,12 @@ static void do_nothing(int sig)
 {
 }
 
-void ignore_signal(int sig, int flags)
+void ignore_signal(int sig)
 {
-	struct sigaction sa = {
-		.sa_handler = do_nothing,
-		.sa_flags = flags,
-	};
+	struct sigaction sa = { .sa_handler = do_nothing };
 
 	TEST_ASSERT(!sigaction(sig, &sa, NULL),
 		    __KVM_SYSCALL_ERROR("sigaction()", -1));
-}
-
-void set_alarm(u64 us)
-{
-	struct timeval tv = { us / 1000000, us % 1000000 };
-	struct itimerval timer = { .it_value = tv, .it_interval = tv };
-
-	setitimer(ITIMER_REAL, &timer, NULL);
 }
 
 static __thread sigjmp_buf sigbus_env;

@@ -23,8 +23,6 @@
 #define WAIT_MS		100
 #define WAIT_PERCENT	25
 
-GMEM_FIXTURE(cost, NR_PAGES)
-
 #define WINDOW_MS	500
 
 /*
@@ -35,38 +33,34 @@ GMEM_FIXTURE(cost, NR_PAGES)
  */
 #define MAX_SWITCHES	(3 * WINDOW_MS / 50)
 
-struct bystander {
-	bool stop;
-	u64 nr_switches;
-};
+GMEM_FIXTURE(cost, NR_PAGES)
+
+static u64 nr_switches;
 
 /*
- * A process that keeps another CPU's LRU cache filled.  It never sleeps, so it
- * is switched out only if the kernel does work for others.
+ * Keep the LRU cache of another CPU filled.  Never sleep, so that the thread is
+ * switched out only if the kernel does work for others.
  */
-static void run_bystander(struct bystander *b)
+static bool fill_lru_cache(u64 n)
 {
-	char *mem = kvm_mmap(64 * PAGE_SIZE, PROT_READ | PROT_WRITE,
-			     MAP_PRIVATE | MAP_ANONYMOUS, -1);
+	static char mem[64 * PAGE_SIZE] __aligned(PAGE_SIZE);
 	struct rusage usage;
 	int i;
 
-	prctl(PR_SET_PDEATHSIG, SIGKILL);
-	pin_self_to_cpu(nth_cpu(1));
-	while (!READ_ONCE(b->stop)) {
-		for (i = 0; i < 64; i++)
-			WRITE_ONCE(mem[i * PAGE_SIZE], 1);
-		madvise(mem, 64 * PAGE_SIZE, MADV_DONTNEED);
-		getrusage(RUSAGE_SELF, &usage);
-		WRITE_ONCE(b->nr_switches, usage.ru_nivcsw);
-	}
-	_exit(0);
+	if (!n)
+		pin_self_to_cpu(nth_cpu(1));
+	for (i = 0; i < sizeof(mem); i += PAGE_SIZE)
+		WRITE_ONCE(mem[i], 1);
+	madvise(mem, sizeof(mem), MADV_DONTNEED);
+	getrusage(RUSAGE_THREAD, &usage);
+	WRITE_ONCE(nr_switches, usage.ru_nivcsw);
+	return true;
 }
 
-/* Return how often the bystander was switched out, with or without conversions. */
-static s64 count_switches(struct bystander *b, bool convert)
+/* Return how often that thread was switched out, with or without conversions. */
+static s64 count_switches(bool convert)
 {
-	u64 before = READ_ONCE(b->nr_switches);
+	u64 before = READ_ONCE(nr_switches);
 	struct timespec start = time_now();
 
 	while (elapsed_ms(start) < WINDOW_MS) {
@@ -76,230 +70,186 @@ static s64 count_switches(struct bystander *b, bool convert)
 			usleep(1000);
 	}
 	/* The last conversion may have exceeded the window. */
-	return (READ_ONCE(b->nr_switches) - before) * WINDOW_MS / elapsed_ms(start);
+	return (READ_ONCE(nr_switches) - before) * WINDOW_MS / elapsed_ms(start);
 }
 
 /* A VMM whose conversions fail must not slow down the rest of the machine. */
 TEST_F_TIMEOUT(cost, failing_conversions, 120)
 {
-	u64 excess[NR_WINDOWS], nr;
-	struct bystander *b;
+	struct worker bystander = { "bystander", fill_lru_cache };
+	u64 excess[NR_WINDOWS];
 	s64 quiet, busy;
 	int pin, i;
-	pid_t pid;
 
 	SKIP_IF(gmem_pin_unsupported());
 
 	kvm_madvise(g->mem, DATA_SIZE, MADV_POPULATE_WRITE);
 	pin = gmem_pin(g, NR_PAGES - 1, 1);
-	b = kvm_mmap(PAGE_SIZE, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1);
-	pid = fork();
-	if (!pid)
-		run_bystander(b);
+	workers_start(&bystander, 1);
 
 	for (i = 0; i < NR_WINDOWS; i++) {
-		quiet = count_switches(b, false);
-		busy = count_switches(b, true);
+		quiet = count_switches(false);
+		busy = count_switches(true);
 		excess[i] = max_t(s64, busy - quiet, 0);
 		TH_LOG("%ld switches without conversions, %ld with", quiet, busy);
 	}
-	WRITE_ONCE(b->stop, true);
-	ASSERT_EQ(pid, waitpid(pid, NULL, 0));
+	workers_stop(&bystander, 1);
 	kvm_close(pin);
-
-	nr = median(excess, NR_WINDOWS);
-	TH_LOG("%lu more switches in %d ms", nr, WINDOW_MS);
-	ASSERT_GE(MAX_SWITCHES, nr);
+	ASSERT_GE(MAX_SWITCHES, median(excess, NR_WINDOWS));
 }
 
-static u64 time_fdinfo(int fd)
+#define LEAF		(GMEM_FRAGMENT_SIZE / PAGE_SIZE)
+#define FIRST		(LEAF - 1)
+#define LAST		(17 * LEAF)
+
+struct times {
+	u64 fdinfo_ns, convert_ns;
+};
+
+/* Read fdinfo, and make two pages private that have private ones in between. */
+static struct times take_times(struct gmem_vm *file)
 {
+	u64 fdinfo_ns[25], convert_ns[25];
 	struct timespec start;
-	u64 ns[50];
 	int i;
 
-	for (i = 0; i < ARRAY_SIZE(ns); i++) {
+	for (i = 0; i < ARRAY_SIZE(fdinfo_ns); i++) {
 		start = time_now();
-		gmem_read_fdinfo(getpid(), fd);
-		ns[i] = timespec_to_ns(timespec_elapsed(start));
-	}
-	return median(ns, ARRAY_SIZE(ns));
-}
+		gmem_read_fdinfo(getpid(), file->fd);
+		fdinfo_ns[i] = timespec_to_ns(timespec_elapsed(start));
 
-/* The cost depends neither on the number of pages nor on that of ranges. */
-TEST_F_TIMEOUT(cost, fdinfo, 300)
-{
-	struct gmem_vm file = { .fd = gmem_create_shared(g, FRAGMENTED_SIZE) };
-	u64 empty_ns, pages_ns, ranges_ns;
-	int nr_pages = 65536;
-
-	empty_ns = time_fdinfo(file.fd);
-	gmem_allocate(&file, 0, nr_pages);
-	pages_ns = time_fdinfo(file.fd);
-	gmem_punch_hole(&file, 0, nr_pages);
-	gmem_fragment(file.fd, NR_FRAGMENTS);
-	ASSERT_EQ(2 * NR_FRAGMENTS + 1, gmem_read_fdinfo(getpid(), file.fd).ranges);
-	ranges_ns = time_fdinfo(file.fd);
-	kvm_close(file.fd);
-
-	TH_LOG("%lu ns, %lu ns with %d pages, %lu ns with %d ranges", empty_ns,
-	       pages_ns, nr_pages, ranges_ns, 2 * NR_FRAGMENTS + 1);
-	EXPECT_GE(3 * empty_ns, pages_ns);
-	EXPECT_GE(3 * empty_ns, ranges_ns);
-}
-
-/* Return the time to make two pages private, with private ones in between. */
-static u64 time_ends(struct gmem_vm *file, int first, int last)
-{
-	struct timespec start;
-	u64 ns[9];
-	int i;
-
-	for (i = 0; i < ARRAY_SIZE(ns); i++) {
-		gmem_make_shared(file, first, 1);
-		gmem_make_shared(file, last, 1);
+		gmem_make_shared(file, FIRST, 1);
+		gmem_make_shared(file, LAST, 1);
 		start = time_now();
-		gmem_make_private(file, first, last - first + 1);
-		ns[i] = timespec_to_ns(timespec_elapsed(start));
+		gmem_make_private(file, FIRST, LAST - FIRST + 1);
+		convert_ns[i] = timespec_to_ns(timespec_elapsed(start));
 	}
-	return median(ns, ARRAY_SIZE(ns));
-}
-
-/* Unchanged pages cost nothing if there are many in a row. */
-TEST_F_TIMEOUT(cost, unchanged_pages, 300)
-{
-	const int leaf = GMEM_FRAGMENT_SIZE / PAGE_SIZE, first = leaf - 1, last = 4 * leaf;
-	struct gmem_vm file = {
-		.fd = vm_create_guest_memfd(g->vm, 5 * GMEM_FRAGMENT_SIZE, 0),
-	};
-	u64 empty_ns, pages_ns;
-
-	empty_ns = time_ends(&file, first, last);
-	gmem_allocate(&file, first + 1, last - first - 1);
-	pages_ns = time_ends(&file, first, last);
-	kvm_close(file.fd);
-
-	TH_LOG("%lu ns, %lu ns with %d pages in between", empty_ns, pages_ns,
-	       last - first - 1);
-	EXPECT_GE(10 * empty_ns, pages_ns);
+	return (struct times){ median(fdinfo_ns, i), median(convert_ns, i) };
 }
 
 /*
- * Real-time tasks that run briefly and repeatedly: one on each of two CPUs, and
- * a third that also faults on the first page of the file, if that stays open.
+ * Long runs of pages that don't change cost nothing.  The cost of fdinfo depends
+ * neither on the number of pages nor on that of ranges.
  */
+TEST_F_TIMEOUT(cost, unchanged_pages, 300)
+{
+	struct gmem_vm file = { .fd = gmem_create_shared(g, FRAGMENTED_SIZE) };
+	struct times empty, pages, ranges;
+
+	empty = take_times(&file);
+	gmem_allocate(&file, FIRST + 1, LAST - FIRST - 1);
+	pages = take_times(&file);
+	gmem_punch_hole(&file, 0, LAST);
+	gmem_make_shared(&file, 0, LAST + 1);
+	gmem_fragment(file.fd, NR_FRAGMENTS);
+	ranges = take_times(&file);
+	kvm_close(file.fd);
+
+	EXPECT_GE(10 * empty.convert_ns, pages.convert_ns);
+	EXPECT_GE(3 * empty.fdinfo_ns, pages.fdinfo_ns);
+	EXPECT_GE(3 * empty.fdinfo_ns, ranges.fdinfo_ns);
+}
+
+static enum { QUIET, BUSY, DONE } phase;
+
+/* Real-time threads, one on each of two CPUs, that run briefly and repeatedly. */
 struct watcher {
 	pthread_t thread;
 	int cpu;
-	char *mem;
-	u64 worst_ms;
+	char *mem;		/* a page of the file to fault on, or NULL */
+	s64 worst_ms[DONE + 1];
 };
-
-static bool stop_watching;
-/* The time that the last operation took. */
-static u64 end_ms;
 
 static void *watch(void *arg)
 {
 	const struct sched_param param = { .sched_priority = 1 };
 	struct watcher *w = arg;
 	struct timespec start;
+	int p;
 
 	pin_self_to_cpu(w->cpu);
 	sched_setscheduler(0, SCHED_FIFO, &param);
-	while (!READ_ONCE(stop_watching)) {
+	do {
 		start = time_now();
 		usleep(1000);
 		if (w->mem) {
 			madvise(w->mem, PAGE_SIZE, MADV_DONTNEED);
 			WRITE_ONCE(*w->mem, 1);
 		}
-		w->worst_ms = max_t(u64, w->worst_ms, elapsed_ms(start));
-	}
+		p = READ_ONCE(phase);
+		w->worst_ms[p] = max_t(s64, w->worst_ms[p], elapsed_ms(start));
+	} while (p != DONE);
 	return NULL;
 }
 
-enum end {
-	NOTHING,
-	MAKE_UNIFORM,
-	CLOSE,
-};
-
-/* Return the longest wait of any watcher while @end happens to a file. */
-static s64 watch_the_end(enum end end)
+/*
+ * Return how long tasks have to wait while a fragmented file is closed or made
+ * uniform, as a percentage of the time that takes, capped so that WAIT_PERCENT
+ * of it is at most WAIT_MS.  If the host preempts emulated CPUs, tasks have to
+ * wait even while nothing happens, and even longer for a conversion.  Hence
+ * subtract twice the wait while nothing happens.
+ */
+static u64 wait_percent(bool close)
 {
-	struct watcher watchers[3] = {};
+	int fd = gmem_create_shared(g, FRAGMENTED_SIZE), i;
+	struct watcher w[2] = {};
 	struct timespec start;
-	u64 worst = 0;
-	int fd, i;
+	s64 quiet, busy;
+	u64 end_ms;
 
-	fd = gmem_create_shared(g, FRAGMENTED_SIZE);
-	if (end != NOTHING)
-		gmem_fragment(fd, NR_FRAGMENTS);
+	gmem_fragment(fd, NR_FRAGMENTS);
+	/* A mapping would keep the file open. */
+	if (!close)
+		w[1].mem = kvm_mmap(PAGE_SIZE, PROT_READ | PROT_WRITE, MAP_SHARED, fd);
 
-	stop_watching = false;
-	for (i = 0; i < ARRAY_SIZE(watchers); i++) {
-		watchers[i].cpu = nth_cpu(i & 1);
-		if (i == 2 && end != CLOSE)
-			watchers[i].mem = kvm_mmap(PAGE_SIZE, PROT_READ | PROT_WRITE,
-						   MAP_SHARED, fd);
-		kvm_pthread_create(&watchers[i].thread, NULL, watch, &watchers[i]);
+	phase = QUIET;
+	for (i = 0; i < ARRAY_SIZE(w); i++) {
+		w[i].cpu = nth_cpu(i);
+		kvm_pthread_create(&w[i].thread, NULL, watch, &w[i]);
 	}
-	usleep(50000);
+	sleep(2);
 
+	WRITE_ONCE(phase, BUSY);
 	start = time_now();
-	if (end == CLOSE)
+	if (close)
 		kvm_close(fd);
-	else if (end == MAKE_UNIFORM)
+	else
 		gmem_set_private(fd, 2 * PAGE_SIZE, FRAGMENTED_SIZE - 2 * PAGE_SIZE);
 	end_ms = elapsed_ms(start);
 
 	/* Wait for memory to be freed, after an RCU grace period. */
 	sleep(2);
-	WRITE_ONCE(stop_watching, true);
-	for (i = 0; i < ARRAY_SIZE(watchers); i++) {
-		kvm_pthread_join(watchers[i].thread, NULL);
-		worst = max_t(u64, worst, watchers[i].worst_ms);
-		if (watchers[i].mem)
-			kvm_munmap(watchers[i].mem, PAGE_SIZE);
-	}
-	if (end != CLOSE)
+	WRITE_ONCE(phase, DONE);
+	for (i = 0; i < ARRAY_SIZE(w); i++)
+		kvm_pthread_join(w[i].thread, NULL);
+	if (!close) {
+		kvm_munmap(w[1].mem, PAGE_SIZE);
 		kvm_close(fd);
-	return worst;
+	}
+
+	quiet = max(w[0].worst_ms[QUIET], w[1].worst_ms[QUIET]);
+	busy = max(w[0].worst_ms[BUSY], w[1].worst_ms[BUSY]);
+	ksft_print_msg("waited %ld of %lu ms, %ld ms while nothing happened\n",
+		       busy, end_ms, quiet);
+	return max_t(s64, busy - 2 * quiet, 0) * 100 /
+	       clamp(end_ms, 1ul, WAIT_MS * 100ul / WAIT_PERCENT);
 }
 
-/*
- * If the host preempts emulated CPUs, tasks have to wait even while nothing
- * happens, and even longer for a conversion.  Subtract twice the wait while
- * nothing happens.  Return the rest as a percentage of the operation's time,
- * capped so that WAIT_PERCENT of it is at most WAIT_MS.
- */
-static u64 median_wait(enum end end)
+static u64 median_wait(bool close)
 {
-	const u64 longest = WAIT_MS * 100 / WAIT_PERCENT;
-	u64 percent[3];
-	s64 quiet, busy;
-	int i;
+	u64 percent[] = { wait_percent(close), wait_percent(close), wait_percent(close) };
 
-	for (i = 0; i < ARRAY_SIZE(percent); i++) {
-		quiet = watch_the_end(NOTHING);
-		busy = watch_the_end(end);
-		percent[i] = max_t(s64, busy - 2 * quiet, 0) * 100 /
-			     clamp(end_ms, 1ul, longest);
-		ksft_print_msg("waited %ld of %lu ms, %ld ms while nothing happened\n",
-			       busy, end_ms, quiet);
-	}
 	return median(percent, ARRAY_SIZE(percent));
 }
 
 TEST_F_TIMEOUT(cost, make_uniform, 300)
 {
-	ASSERT_GT(WAIT_PERCENT, median_wait(MAKE_UNIFORM));
+	ASSERT_GT(WAIT_PERCENT, median_wait(false));
 }
 
 TEST_F_TIMEOUT(cost, close, 300)
 {
-	ASSERT_GT(WAIT_PERCENT, median_wait(CLOSE));
+	ASSERT_GT(WAIT_PERCENT, median_wait(true));
 }
 
 int main(int argc, char **argv)

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Test KVM_SET_MEMORY_ATTRIBUTES2 on guest_memfd files of all sizes and flags,
- * bound to memslots in various ways, or not at all.
+ * Test KVM_SET_MEMORY_ATTRIBUTES2 on guest_memfd files of all sizes, bound to
+ * memslots in various ways, or not at all.
  */
 #include <limits.h>
 
@@ -18,9 +18,8 @@ GMEM_FIXTURE(file, NR_PAGES)
 #define BOUND_SIZE	BIT_ULL(38)
 
 /*
- * Files from one page to the maximum size, of which one is bound to a memslot
- * as a whole.  They are empty except for their first and last page, so their
- * size must not matter.
+ * Files are empty except for their first and last page, so their size must not
+ * matter.  One of them is bound to a memslot as a whole.
  */
 TEST_F(file, sizes)
 {
@@ -34,14 +33,9 @@ TEST_F(file, sizes)
 
 	for (i = 0; i < ARRAY_SIZE(sizes); i++) {
 		u64 size = sizes[i], mapped = min_t(u64, size, 1ull << 46);
-		u64 error_offset = 0;
-
-		fd = vm_create_guest_memfd(g->vm, size, GUEST_MEMFD_FLAG_MMAP);
-		ASSERT_EQ(-1, __gmem_set_attributes(fd, size, PAGE_SIZE, SHARED,
-						    &error_offset));
-		ASSERT_EQ(EINVAL, errno);
 
 		/* Map the end of the file if it is too large for the address space. */
+		fd = vm_create_guest_memfd(g->vm, size, GUEST_MEMFD_FLAG_MMAP);
 		mem = __kvm_mmap(mapped, PROT_READ | PROT_WRITE,
 				 MAP_SHARED | MAP_NORESERVE, fd, size - mapped);
 		last = mem + mapped - PAGE_SIZE;
@@ -67,23 +61,19 @@ TEST_F(file, sizes)
 	ASSERT_GT(10000, elapsed_ms(start));
 }
 
-TEST_F(file, without_mmap)
+/* The guest's pages, and the pages of the file that are bound there. */
+static const struct {
+	int gpage, nr, page;
+} slots[] = { { 12, 4, 4 }, { 0, 3, 9 }, { 7, 1, 15 } };
+
+static void check_slots(struct __test_metadata *_metadata)
 {
-	static const u64 flags[] = { 0, GUEST_MEMFD_FLAG_INIT_SHARED };
-	struct gmem_vm other;
-	int i;
+	int s, i;
 
-	for (i = 0; i < ARRAY_SIZE(flags); i++) {
-		__gmem_vm_create(&other, KVM_X86_SW_PROTECTED_VM, flags[i], NR_PAGES);
-		ASSERT_EQ(MAP_FAILED, mmap(NULL, DATA_SIZE, PROT_READ, MAP_SHARED,
-					   other.fd, 0));
-
-		ASSERT_EQ(0x1111, gmem_write(&other, 2, 0x1111));
-		gmem_make_shared(&other, 0, NR_PAGES);
-		ASSERT_EQ(0x1111, gmem_read(&other, 2));
-		gmem_make_private(&other, 2, 1);
-		ASSERT_EQ(0x1111, gmem_read(&other, 2));
-		gmem_vm_free(&other);
+	for (s = 0; s < ARRAY_SIZE(slots); s++) {
+		for (i = 0; i < slots[s].nr; i++)
+			ASSERT_EQ(gmem_pattern(slots[s].page + i),
+				  gmem_read(g, slots[s].gpage + i));
 	}
 }
 
@@ -93,11 +83,8 @@ TEST_F(file, memslots)
 	u64 value;
 	int i;
 
-	for (i = 0; i < NR_PAGES; i++)
-		*gmem_hva(g, i) = 0x100 + i;
+	gmem_fill(g, 0, NR_PAGES);
 	gmem_make_private(g, 5, 2);
-	for (i = 0; i < NR_PAGES; i++)
-		ASSERT_EQ(0x100 + i, gmem_read(g, i));
 
 	/* A gfn without a memslot counts as shared, so expect an MMIO exit. */
 	gmem_set_slot(g, GMEM_SLOT, 0, 0, 0);
@@ -108,57 +95,34 @@ TEST_F(file, memslots)
 	ASSERT_EQ(0x7777777777777777ul, value);
 
 	gmem_make_private(g, 9, 1);
-
-	/* Bind the file in three slots: pages 4-7 at 12, 9-11 at 0, 15 at 7. */
-	gmem_set_slot(g, GMEM_SLOT, 12, 4, 4);
-	gmem_set_slot(g, GMEM_SLOT + 1, 0, 3, 9);
-	gmem_set_slot(g, GMEM_SLOT + 2, 7, 1, 15);
+	for (i = 0; i < ARRAY_SIZE(slots); i++)
+		gmem_set_slot(g, GMEM_SLOT + i, slots[i].gpage, slots[i].nr, slots[i].page);
 	ASSERT_FALSE(gmem_host_can_access(g, 5, 1));
 	ASSERT_FALSE(gmem_host_can_access(g, 9, 1));
-	ASSERT_EQ(0x105, gmem_read(g, 13));
-	ASSERT_EQ(0x109, gmem_read(g, 0));
-	ASSERT_EQ(0x10f, gmem_read(g, 7));
+	check_slots(_metadata);
 
 	/* Make one request across all slots, and across pages without a slot. */
 	gmem_make_private(g, 4, 12);
-	for (i = 0; i < 4; i++)
-		ASSERT_EQ(0x200 + i, gmem_write(g, 12 + i, 0x200 + i));
-	for (i = 0; i < 3; i++)
-		ASSERT_EQ(0x300 + i, gmem_write(g, i, 0x300 + i));
-	ASSERT_EQ(0x400, gmem_write(g, 7, 0x400));
+	ASSERT_TRUE(gmem_host_can_access_all_but(g, 4, 12));
+	check_slots(_metadata);
 
 	gmem_make_shared(g, 0, NR_PAGES);
-	for (i = 0; i < NR_PAGES; i++) {
-		value = 0x100 + i;
-		if (i >= 4 && i <= 7)
-			value = 0x200 + i - 4;
-		else if (i >= 9 && i <= 11)
-			value = 0x300 + i - 9;
-		else if (i == 15)
-			value = 0x400;
-		ASSERT_EQ(value, *gmem_hva(g, i));
-	}
-
-	/* The guest also sees writes by the host once memory is shared. */
-	*gmem_hva(g, 5) = 0x500;
-	ASSERT_EQ(0x500, gmem_read(g, 13));
+	check_slots(_metadata);
+	for (i = 0; i < NR_PAGES; i++)
+		ASSERT_EQ(gmem_pattern(i), *gmem_hva(g, i));
 }
 
 /* Changes to the host's mapping don't affect the guest. */
 TEST_F(file, host_mappings)
 {
-	int i;
-
 	gmem_make_private(g, 0, 4);
-	for (i = 0; i < NR_PAGES; i++)
-		ASSERT_EQ(0x100 + i, gmem_write(g, i, 0x100 + i));
+	gmem_fill(g, 0, NR_PAGES);
 
 	kvm_madvise(g->mem, DATA_SIZE, MADV_DONTNEED);
 	ASSERT_EQ(0, mprotect(g->mem, DATA_SIZE, PROT_READ));
 	kvm_munmap(g->mem, DATA_SIZE);
 	ASSERT_EQ(0, gmem_count_faults(g, 0, NR_PAGES));
-	for (i = 0; i < NR_PAGES; i++)
-		ASSERT_EQ(0x100 + i, gmem_read(g, i));
+	gmem_check(g, 0, NR_PAGES);
 
 	g->mem = kvm_mmap(DATA_SIZE, PROT_READ | PROT_WRITE, MAP_SHARED, g->fd);
 	ASSERT_TRUE(gmem_host_can_access_all_but(g, 0, 4));
@@ -190,51 +154,51 @@ TEST_F_TIMEOUT(file, holes_under_faults, 300)
 	gmem_hammer_stop(g, &hammer, 1);
 }
 
-/* A guest_memfd supports neither read-only memslots nor dirty logging. */
-TEST_F(file, memslot_flags)
-{
-	static const u32 flags[] = { KVM_MEM_LOG_DIRTY_PAGES, KVM_MEM_READONLY };
-	int i;
-
-	gmem_set_slot(g, GMEM_SLOT, 0, 0, 0);
-	for (i = 0; i < ARRAY_SIZE(flags); i++) {
-		ASSERT_EQ(-1, __vm_set_user_memory_region2(g->vm, GMEM_SLOT,
-							   KVM_MEM_GUEST_MEMFD | flags[i],
-							   GMEM_GPA, DATA_SIZE,
-							   g->mem, g->fd, 0));
-		ASSERT_EQ(EINVAL, errno);
-	}
-}
-
 /* Pages must never be visible to reclaim, private or shared. */
 TEST_F(file, unevictable_pages)
 {
 	const u64 wanted = BIT_ULL(KPF_LRU) | BIT_ULL(KPF_UNEVICTABLE);
+	const u64 attributes[] = { PRIVATE, SHARED };
 	u64 pfn;
 	int i;
 
 	SKIP_IF(access_unsupported("/proc/kpageflags", R_OK,
 				   "no /proc/kpageflags (CONFIG_PROC_PAGE_MONITOR)"));
 
+	/* The first conversion drains the LRU cache that may still hold the page. */
 	pfn = gmem_host_pfn(g, 2);
-	for (i = 0; i < 2; i++) {
-		/* Drain the LRU cache that may still hold the page. */
-		gmem_make_private(g, 2, 1);
+	for (i = 0; i < ARRAY_SIZE(attributes); i++) {
+		gmem_make_attributes(g, 2, 1, attributes[i]);
 		ASSERT_EQ(wanted, hwpoison_page_flags(pfn) & wanted);
-		gmem_write(g, 2, 0x1111);
+		gmem_fill(g, 2, 1);
 		ASSERT_EQ(wanted, hwpoison_page_flags(pfn) & wanted);
+	}
+	ASSERT_EQ(pfn, gmem_host_pfn(g, 2));
+}
 
-		gmem_make_shared(g, 0, NR_PAGES);
-		ASSERT_EQ(0x1111, *gmem_hva(g, 2));
-		ASSERT_EQ(wanted, hwpoison_page_flags(pfn) & wanted);
-		ASSERT_EQ(pfn, gmem_host_pfn(g, 2));
+/* A guest_memfd supports neither read-only memslots nor dirty logging. */
+TEST_F(file, memslot_flags)
+{
+	static const u32 flags[] = { KVM_MEM_LOG_DIRTY_PAGES, KVM_MEM_READONLY };
+	int i, r;
+
+	gmem_set_slot(g, GMEM_SLOT, 0, 0, 0);
+	for (i = 0; i < ARRAY_SIZE(flags); i++) {
+		r = __vm_set_user_memory_region2(g->vm, GMEM_SLOT,
+						 KVM_MEM_GUEST_MEMFD | flags[i], GMEM_GPA,
+						 DATA_SIZE, g->mem, g->fd, 0);
+		ASSERT_EQ(-1, r);
+		ASSERT_EQ(EINVAL, errno);
 	}
 }
 
-/* The policy of the file applies to all allocations, by guest or host. */
+/*
+ * The policy of the file applies to allocations by the guest, too.  Those by the
+ * host are tested by guest_memfd_test.
+ */
 TEST_F(file, numa_policy)
 {
-	int status[NR_PAGES], i, round;
+	int status[NR_PAGES], i;
 	void *pages[NR_PAGES];
 
 	if (!is_multi_numa_node_system())
@@ -247,44 +211,30 @@ TEST_F(file, numa_policy)
 		kvm_mbind(pages[i], PAGE_SIZE, MPOL_BIND, &node, 8, 0);
 	}
 
-	for (round = 0; round < 2; round++) {
-		/* In the second round, the host allocates half of the pages. */
-		for (i = 0; round && i < NR_PAGES / 2; i++)
-			*gmem_hva(g, i) = 1;
-		gmem_make_private(g, 0, NR_PAGES);
-		for (i = 0; i < NR_PAGES; i++)
-			gmem_write(g, i, 0x100 + i);
-		gmem_make_shared(g, 0, NR_PAGES);
+	gmem_make_private(g, 0, NR_PAGES);
+	gmem_fill(g, 0, NR_PAGES);
+	gmem_make_shared(g, 0, NR_PAGES);
+	ASSERT_TRUE(gmem_host_can_access(g, 0, NR_PAGES));
 
-		for (i = 0; i < NR_PAGES; i++)
-			ASSERT_EQ(0x100 + i, *gmem_hva(g, i));
-		kvm_move_pages(0, NR_PAGES, pages, NULL, status, 0);
-		for (i = 0; i < NR_PAGES; i++)
-			ASSERT_EQ(i & 1, status[i]);
-		gmem_punch_hole(g, 0, NR_PAGES);
-	}
+	kvm_move_pages(0, NR_PAGES, pages, NULL, status, 0);
+	for (i = 0; i < NR_PAGES; i++)
+		ASSERT_EQ(i & 1, status[i]);
 }
 
 /* Any descriptor works, in any process, even if that of the VM is closed. */
 TEST_F(file, other_descriptors)
 {
 	struct gmem_vm other;
-	char *mem;
 
 	gmem_vm_create(&other, NR_PAGES);
-	gmem_write(&other, 3, 0x1111);
 	ASSERT_IN_CHILD(!gmem_convert(&other, 1, 1, PRIVATE));
 	ASSERT_TRUE(gmem_host_can_access_all_but(&other, 1, 1));
 
 	g->fd = kvm_dup(other.fd);
 	gmem_vm_free(&other);
-	gmem_make_private(g, 2, 4);
-	mem = kvm_mmap(DATA_SIZE, PROT_READ, MAP_SHARED, g->fd);
-	ASSERT_EQ(-1, madvise(mem, DATA_SIZE, MADV_POPULATE_READ));
+	gmem_make_private(g, 4, 2);
 	ASSERT_EQ(EINVAL, gmem_convert(g, 0, NR_PAGES + 1, SHARED));
-	gmem_make_shared(g, 0, NR_PAGES);
-	ASSERT_EQ(0x1111, *(u64 *)(mem + 3 * PAGE_SIZE));
-	kvm_munmap(mem, DATA_SIZE);
+	ASSERT_EQ(3 * PAGE_SIZE, gmem_read_fdinfo(getpid(), g->fd).private);
 }
 
 /* Once the file is closed, memory counts as shared, and accesses fail. */

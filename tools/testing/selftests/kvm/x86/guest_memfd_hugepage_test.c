@@ -296,8 +296,8 @@ static void ordinary_create_shared(struct gmem_vm *o, int nr_pages)
 }
 
 /*
- * Run slot_code(), once for each VM.  Return the number of huge pages that KVM
- * maps for it.
+ * Run slot_code(), at most once for each VM.  Return the number of huge pages
+ * that KVM maps for it.
  */
 static int ordinary_run(struct gmem_vm *o, u64 gva, u64 nr)
 {

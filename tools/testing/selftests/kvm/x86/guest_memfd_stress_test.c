@@ -13,58 +13,46 @@
 #include "gmem_test.h"
 
 #define NR_PAGES	8
-#define NR_VCPUS	2
-/* Each memory failure costs a page if it can't be unpoisoned. */
-#define MAX_FAILURES	2048
+/* By each of two workers, as each costs a page if it can't be unpoisoned. */
+#define MAX_FAILURES	4096
 /* Far longer than any single operation takes, even in emulation. */
 #define HANG_SECONDS	10
 
 static int nr_seconds = 20;
-static int nr_failures;
 
-static struct kvm_random_state *thread_rng(void)
+static u64 *random_hva(void)
 {
-	static __thread struct kvm_random_state rng;
-
-	if (!rng.seed)
-		rng = new_kvm_random_state(kvm_random_seed ^ (u32)(u64)&rng);
-	return &rng;
-}
-
-static bool random_bool(void)
-{
-	return kvm_random_bool(thread_rng());
+	return gmem_hva(g, random() % NR_PAGES);
 }
 
 static int random_pages(int *nr)
 {
-	return kvm_random_range(thread_rng(), NR_PAGES, nr);
+	int page = random() % NR_PAGES;
+
+	*nr = 1 + random() % (NR_PAGES - page);
+	return page;
 }
 
 static bool do_convert(u64 n)
 {
-	u64 attributes = random_bool() ? PRIVATE : SHARED;
+	u64 attributes = random() & 1 ? PRIVATE : SHARED;
 	int nr, page = random_pages(&nr), r;
 	struct gmem_vm file = *g;
 
 	r = gmem_convert(&file, page, nr, attributes);
-	TEST_ASSERT(!r || (attributes && (r == EAGAIN || r == EHWPOISON)),
-		    "Conversion failed, errno: %d", r);
-	TEST_ASSERT(!r || (file.error_page >= page && file.error_page < page + nr),
-		    "Page %ld is reported for pages %d to %d", (long)file.error_page, page,
-		    page + nr - 1);
+	TEST_ASSERT(!r || (attributes && (r == EAGAIN || r == EHWPOISON) &&
+			   file.error_page >= page && file.error_page < page + nr),
+		    "Conversion of %d pages from page %d on failed, errno: %d, page: %ld",
+		    nr, page, r, (long)file.error_page);
 	return !r;
 }
 
 /* Punch only pages that no other worker relies on, see do_fail_pfn(). */
 static bool do_punch_hole(u64 n)
 {
-	int nr, page = random_pages(&nr);
+	int page = random() % (NR_PAGES / 2);
 
-	if (page >= NR_PAGES / 2)
-		return false;
-
-	gmem_punch_hole(g, page, min(nr, NR_PAGES / 2 - page));
+	gmem_punch_hole(g, page, NR_PAGES / 2 - page);
 	return true;
 }
 
@@ -85,31 +73,18 @@ static bool do_populate(u64 n)
 
 static bool do_touch(u64 n)
 {
-	u64 *hva = gmem_hva(g, kvm_random_u32(thread_rng()) % NR_PAGES), value;
+	u64 *hva = random_hva(), value;
 
 	return try_read(hva, &value) && try_write(hva, value + 1);
-}
-
-static bool may_fail(void)
-{
-	usleep(1000);
-	return READ_ONCE(nr_failures) < MAX_FAILURES;
-}
-
-static bool count_failure(bool failed)
-{
-	if (failed)
-		__atomic_fetch_add(&nr_failures, 1, __ATOMIC_RELAXED);
-	return failed;
 }
 
 /* Inject an error into a mapped page, as if this task consumed it. */
 static bool do_fail_mapped(u64 n)
 {
-	u64 *hva = gmem_hva(g, kvm_random_u32(thread_rng()) % NR_PAGES);
-	u64 pfn = hwpoison_mapped_pfn(hva);
+	u64 *hva = random_hva(), pfn = hwpoison_mapped_pfn(hva);
 
-	if (!may_fail() || !count_failure(try_poison(hva)))
+	usleep(1000);
+	if (n >= MAX_FAILURES || !try_poison(hva))
 		return false;
 
 	if (pfn)
@@ -125,30 +100,31 @@ static bool do_fail_mapped(u64 n)
  */
 static bool do_fail_pfn(u64 n)
 {
-	int r, page = NR_PAGES / 2 + kvm_random_u32(thread_rng()) % (NR_PAGES / 2);
-	u64 pfn;
+	int page = NR_PAGES / 2 + random() % (NR_PAGES / 2), r;
+	u64 *hva = gmem_hva(g, page), pfn;
 
-	if (!may_fail())
+	usleep(1000);
+	if (n >= MAX_FAILURES)
 		return false;
 
-	pfn = hwpoison_mapped_pfn(gmem_hva(g, page));
+	pfn = hwpoison_mapped_pfn(hva);
 	if (!pfn) {
 		/* Private, poisoned, or just unmapped: replace it anyway. */
 		gmem_punch_hole(g, page, 1);
-		madvise(gmem_hva(g, page), PAGE_SIZE, MADV_DONTNEED);
-		madvise(gmem_hva(g, page), PAGE_SIZE, MADV_POPULATE_WRITE);
+		madvise(hva, PAGE_SIZE, MADV_DONTNEED);
+		madvise(hva, PAGE_SIZE, MADV_POPULATE_WRITE);
 		return false;
 	}
 
 	/* Leave time for a conversion to make it private. */
-	if (random_bool())
+	if (random() & 1)
 		usleep(1000);
 	r = hwpoison_inject(pfn);
 
 	/* Leave the page for other workers to hit, then replace it. */
 	usleep(1000);
 	gmem_punch_hole(g, page, 1);
-	return count_failure(!r);
+	return !r;
 }
 
 /* Drop the markers for poisoned pages from the page tables of this process. */
@@ -163,56 +139,17 @@ static bool do_unmap(u64 n)
 /* At times, bind only half of the memory, or none. */
 static bool do_move_memslot(u64 n)
 {
-	int nr = random_bool() ? NR_PAGES : NR_PAGES / 2;
+	int nr = random() & 1 ? NR_PAGES : NR_PAGES / 2;
 
 	gmem_set_slot(g, GMEM_SLOT, 0, 0, 0);
-	if (random_bool())
+	if (random() & 1)
 		usleep(200);
 	gmem_set_slot(g, GMEM_SLOT, 0, nr, NR_PAGES - nr);
 	usleep(2000);
 	return true;
 }
 
-FIXTURE(stress) { };
-
-FIXTURE_SETUP(stress)
-{
-	catch_sigbus();
-	gmem_vm_create(g, NR_PAGES);
-}
-
-FIXTURE_TEARDOWN(stress)
-{
-	gmem_vm_free(g);
-	hwpoison_unpoison_all();
-}
-
-static u64 nr_tries(struct worker *w)
-{
-	return READ_ONCE(w->nr_done) + READ_ONCE(w->nr_failed);
-}
-
-/* Until the time is up, make sure that every worker makes progress. */
-static void run_workers(struct __test_metadata *_metadata, struct worker *workers,
-			int nr)
-{
-	u64 done, last[16] = {};
-	int idle[16] = {}, i, s;
-
-	workers_start(workers, nr);
-	for (s = 0; s < nr_seconds; s++) {
-		sleep(1);
-		for (i = 0; i < nr; i++) {
-			done = nr_tries(&workers[i]);
-			idle[i] = done == last[i] ? idle[i] + 1 : 0;
-			last[i] = done;
-			ASSERT_GT(HANG_SECONDS, idle[i]) {
-				TH_LOG("'%s' is stuck", workers[i].name);
-			}
-		}
-	}
-	workers_stop(workers, nr);
-}
+GMEM_FIXTURE(stress, NR_PAGES)
 
 TEST_F_TIMEOUT(stress, everything, 3600)
 {
@@ -228,26 +165,41 @@ TEST_F_TIMEOUT(stress, everything, 3600)
 		{ "unmap", do_unmap },
 		{ "move memslot", do_move_memslot },
 	};
-	struct gmem_hammer hammers[NR_VCPUS];
+	struct gmem_hammer hammers[2];
+	u64 tries, last[ARRAY_SIZE(workers)] = {};
+	int i, s;
 
-	gmem_hammer_start(g, hammers, NR_VCPUS, HAMMER_RETRY);
-	run_workers(_metadata, workers, ARRAY_SIZE(workers));
-	gmem_hammer_stop(g, hammers, NR_VCPUS);
-	TH_LOG("%lu and %lu guest accesses failed, %d memory failures",
-	       hammers[0].nr_failures, hammers[1].nr_failures, nr_failures);
+	srandom(kvm_random_seed);
+	catch_sigbus();
+	gmem_hammer_start(g, hammers, ARRAY_SIZE(hammers), HAMMER_RETRY);
+	workers_start(workers, ARRAY_SIZE(workers));
+
+	/* Make sure that every worker makes progress. */
+	for (s = 0; s < nr_seconds; s += HANG_SECONDS) {
+		sleep(HANG_SECONDS);
+		for (i = 0; i < ARRAY_SIZE(workers); i++) {
+			tries = READ_ONCE(workers[i].nr_done) +
+				READ_ONCE(workers[i].nr_failed);
+			ASSERT_LT(last[i], tries) {
+				TH_LOG("'%s' is stuck", workers[i].name);
+			}
+			last[i] = tries;
+		}
+	}
+	workers_stop(workers, ARRAY_SIZE(workers));
+	gmem_hammer_stop(g, hammers, ARRAY_SIZE(hammers));
 	ASSERT_LT(0, workers[0].nr_done);
 	ASSERT_LT(0, workers[1].nr_done);
 
 	/* Afterwards, the memory must work like any other. */
 	gmem_punch_hole(g, 0, NR_PAGES);
+	hwpoison_unpoison_all();
 	gmem_make_shared(g, 0, NR_PAGES);
-	ASSERT_EQ(0, madvise(g->mem, DATA_SIZE, MADV_DONTNEED));
 	gmem_set_slot(g, GMEM_SLOT, 0, 0, 0);
 	gmem_set_slot(g, GMEM_SLOT, 0, NR_PAGES, 0);
 	*gmem_hva(g, 3) = 0x1111;
 	gmem_make_private(g, 0, NR_PAGES);
 	ASSERT_EQ(0x1111, gmem_read(g, 3));
-	ASSERT_EQ(0, gmem_read(g, 4));
 }
 
 /* Failure is fine if it is due to a race with a conversion. */
@@ -267,24 +219,18 @@ TEST_F_TIMEOUT(stress, pre_fault, 3600)
 {
 	struct worker pre_faulter = { "pre-fault", do_pre_fault };
 	struct timespec start = time_now();
-	u64 last, round;
+	u64 done;
 	int i;
 
-	if (!vm_check_cap(g->vm, KVM_CAP_PRE_FAULT_MEMORY))
-		SKIP(return, "no KVM_CAP_PRE_FAULT_MEMORY");
-
+	srandom(kvm_random_seed);
 	workers_start(&pre_faulter, 1);
-	for (round = 0; elapsed_ms(start) < nr_seconds * 500; round++) {
+	while (elapsed_ms(start) < nr_seconds * 500) {
 		for (i = 0; i < 10; i++)
 			do_convert(i);
 
 		/* Nothing blocks pre-faulting now, so it must make progress. */
-		last = nr_tries(&pre_faulter);
-		for (i = 0; i < 5000 && nr_tries(&pre_faulter) < last + 2; i++)
-			usleep(1000);
-		ASSERT_LE(last + 2, nr_tries(&pre_faulter)) {
-			TH_LOG("stuck in round %lu", round);
-		}
+		done = READ_ONCE(pre_faulter.nr_done);
+		ASSERT_TRUE(wait_for_change(&pre_faulter.nr_done, done));
 	}
 	workers_stop(&pre_faulter, 1);
 }

@@ -42,7 +42,7 @@ static inline u64 nr_faults(struct gmem_vm *g)
 	return vcpu_get_stat(g->vcpu, pf_taken);
 }
 
-/* The number of chunks that KVM maps with huge pages. */
+/* The number of huge pages that KVM maps, also for a nested guest. */
 #define nr_huge(self)	((int)(vm_get_stat(g->vm, pages_2m) - (self)->pages_2m))
 
 #endif /* SELFTEST_KVM_GMEM_HUGE_H */

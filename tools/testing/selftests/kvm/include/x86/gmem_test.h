@@ -96,7 +96,8 @@ do {									\
 /*
  * Convert all memory to private while one page is pinned, and unpin it while
  * KVM is waiting.  Try several times, as a busy machine may unpin it too late,
- * or before the conversion looks at it.
+ * or before the conversion looks at it.  Return 0 once a conversion has waited
+ * for the page and succeeded.
  */
 static inline int convert_during_unpin(int page)
 {
@@ -118,7 +119,10 @@ static inline int convert_during_unpin(int page)
 	return r;
 }
 
-/* Prepare for memory errors.  Return the amount of memory lost until now. */
+/*
+ * Prepare for memory errors.  Return the amount of memory already lost, in
+ * bytes, for gmem_poison_end().
+ */
 static inline u64 gmem_poison_begin(void)
 {
 	/* Send no signal for an error before the page is accessed. */

@@ -143,8 +143,8 @@ int gmem_pin(struct gmem_vm *g, int page, int nr);
 const char *gmem_pin_unsupported(void);
 
 /*
- * Hold references to pages for @us, as an I/O request does, and read them.
- * Return true if that worked for at least one page.
+ * Hold references to pages for @us microseconds, as an I/O request does, and
+ * read them.  Return true if that worked for at least one page.
  */
 bool gmem_splice(struct gmem_vm *g, int page, int nr, int us);
 
@@ -191,8 +191,8 @@ void gmem_hammer_start(struct gmem_vm *g, struct gmem_hammer *hammers, int nr,
 void gmem_hammer_stop(struct gmem_vm *g, struct gmem_hammer *hammers, int nr);
 
 /*
- * Likewise, with other guest code, which gets its hammer's index as argument,
- * and has to end when gmem_hammer_stopped() returns true.
+ * Likewise, with other guest code, which gets its hammer's index as its
+ * argument, and has to end when gmem_hammer_stopped() returns true.
  */
 void __gmem_hammer_start(struct gmem_vm *g, struct gmem_hammer *hammers, int nr,
 			 enum gmem_hammer_mode mode, void *code);
@@ -201,7 +201,7 @@ bool gmem_hammer_stopped(void);
 /* Wait for hammers that end by themselves. */
 void gmem_hammer_join(struct gmem_hammer *hammers, int nr);
 
-/* Run a hammer that has ended from where its guest code was. */
+/* Resume a hammer that has ended: its guest code continues where it stopped. */
 void gmem_hammer_resume(struct gmem_hammer *h);
 
 #endif /* SELFTEST_KVM_GMEM_VM_H */

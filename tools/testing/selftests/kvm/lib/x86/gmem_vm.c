@@ -408,7 +408,7 @@ int gmem_poison(struct gmem_vm *g, int page)
 	int r;
 
 	sigaction(SIGBUS, NULL, &old);
-	ignore_signal(SIGBUS, 0);
+	ignore_signal(SIGBUS);
 	hwpoison_remember(gmem_host_pfn(g, page));
 	r = madvise(gmem_hva(g, page), PAGE_SIZE, MADV_HWPOISON);
 	if (r)
@@ -508,7 +508,7 @@ void gmem_hammer_start(struct gmem_vm *g, struct gmem_hammer *hammers, int nr,
 /* The thread may be stuck in KVM, or the guest may make no progress. */
 static void give_up(struct gmem_hammer *h)
 {
-	ignore_signal(SIGUSR1, 0);
+	ignore_signal(SIGUSR1);
 	WRITE_ONCE(h->vcpu->run->immediate_exit, 1);
 	pthread_kill(h->thread, SIGUSR1);
 	kvm_pthread_join(h->thread, NULL);
