@@ -4,11 +4,12 @@
  * available, create a file, convert ranges of it, and find out what to do about
  * each error.  Just include this file; there is nothing to link with.
  *
- * It builds as C11, C++11 or later, and needs POSIX.1-2008.  That is visible by
- * default.  With -std=c11, define _GNU_SOURCE or _POSIX_C_SOURCE=200809L.  Any
- * version of the kernel headers will do: missing definitions are provided here.
- * Unless noted otherwise, functions return 0 or a negative errno.  They keep no
- * state, and may be called from several threads concurrently.
+ * It builds as C11, C++11 or later, and needs the declarations of POSIX.1-2008.
+ * They are visible by default.  With e.g. -std=c11, define _GNU_SOURCE or
+ * _POSIX_C_SOURCE=200809L.  Any version of the kernel headers will do: missing
+ * definitions are provided here.  Unless noted otherwise, functions return 0 or
+ * a negative errno.  They keep no state, and may be called from several threads
+ * concurrently.
  *
  * The ABI is specified in Documentation/virt/kvm/api.rst, and the duties of a
  * VMM in Documentation/virt/kvm/guest_memfd.rst.
@@ -120,11 +121,12 @@ static_assert(sizeof(struct kvm_memory_attributes2) == 128,
 /**
  * struct gmem_support - Features supported by KVM
  * @attributes: attributes that KVM_SET_MEMORY_ATTRIBUTES2 accepts, a mask of
- *		KVM_MEMORY_ATTRIBUTE_*; 0 without in-place conversion
+ *		KVM_MEMORY_ATTRIBUTE_*; 0 if memory cannot be converted in place
  * @flags: flags that KVM_CREATE_GUEST_MEMFD accepts, a mask of
  *	   GUEST_MEMFD_FLAG_*
  *
- * From KVM_CAP_GUEST_MEMFD_MEMORY_ATTRIBUTES and KVM_CAP_GUEST_MEMFD_FLAGS.
+ * gmem_probe() reads these from KVM_CAP_GUEST_MEMFD_MEMORY_ATTRIBUTES and
+ * KVM_CAP_GUEST_MEMFD_FLAGS.
  */
 struct gmem_support {
 	__u64 attributes;
@@ -160,8 +162,8 @@ static inline int gmem_probe(int fd, struct gmem_support *support)
  * decisive: there is no parameter on kernels whose only mode is in-place
  * conversion.
  *
- * Return: 1 if it is on, 0 if it is off, %-ENOENT if KVM has no such parameter
- * or is not loaded, or the negative errno of another failure to read it.
+ * Return: 1 if the parameter is on, 0 if it is off, %-ENOENT if KVM has no such
+ * parameter or is not loaded, or another negative errno if reading it failed.
  */
 static inline int gmem_parameter(void)
 {
@@ -190,7 +192,8 @@ static inline int gmem_parameter(void)
  *	   GUEST_MEMFD_FLAG_INIT_SHARED all pages are private at first; without
  *	   GUEST_MEMFD_FLAG_MMAP the host cannot map even shared ones.
  *
- * Pages are allocated when guest or host first touches them, and are zero then.
+ * Pages are allocated when guest or host first touches them, or by fallocate(),
+ * and read as zeros until written.
  *
  * The file and its memory exist until the last file descriptor and the last
  * mapping are gone.  A memslot does not keep them alive: after that, guest
@@ -198,7 +201,7 @@ static inline int gmem_parameter(void)
  * unless FD_CLOEXEC is set.
  *
  * Return: a file descriptor; %-EINVAL if @size is not valid or a flag is not
- * supported, see struct gmem_support; %-EMFILE, %-ENFILE or %-ENOMEM.
+ * supported, see struct gmem_support; or another negative errno, e.g. %-EMFILE.
  */
 static inline int gmem_create(int vm_fd, __u64 size, __u64 flags)
 {
@@ -215,11 +218,11 @@ static inline int gmem_create(int vm_fd, __u64 size, __u64 flags)
 /**
  * gmem_map() - Map a whole guest_memfd
  * @gmem_fd: the file, created with GUEST_MEMFD_FLAG_MMAP
- * @size: its size, in bytes
+ * @size: size of the file, in bytes
  *
  * The mapping stays valid across conversions until munmap().  Each page follows
  * its attribute: touching a page while it is private raises SIGBUS
- * (BUS_ADRERR), and system calls on it fail with EFAULT.
+ * (BUS_ADRERR), and system calls that access it fail with EFAULT.
  *
  * Return: the address, or NULL with the reason in errno.
  */
@@ -234,8 +237,8 @@ static inline void *gmem_map(int gmem_fd, __u64 size)
  * gmem_names_page() - Find out whether error_offset is valid
  * @err: 0 or the negative errno of a conversion
  *
- * Return: true if the kernel has set error_offset: to the page that blocks the
- * conversion, or, with ENOMEM, to the start of the range.
+ * Return: true if the kernel has set error_offset: to the offset of the page
+ * that blocks the conversion, or, with ENOMEM, to the start of the range.
  */
 static inline bool gmem_names_page(int err)
 {
@@ -245,8 +248,8 @@ static inline bool gmem_names_page(int err)
 /**
  * gmem_try_convert() - Convert a range of a guest_memfd, in one attempt
  * @gmem_fd: the file
- * @offset: start of the range as an offset in the file, not a guest physical
- *	    address, in bytes; a multiple of the page size
+ * @offset: start of the range, as an offset in the file in bytes, not a guest
+ *	    physical address; a multiple of the page size
  * @size: length of the range in bytes, a multiple of the page size and not 0;
  *	  the range ends before @offset + @size
  * @attributes: KVM_MEMORY_ATTRIBUTE_PRIVATE, or 0 for shared
@@ -286,19 +289,22 @@ static inline int gmem_try_convert(int gmem_fd, __u64 offset, __u64 size,
 	return err;
 }
 
-#define GMEM_ONCE	0ULL		/* deadline: do not repeat a request */
-#define GMEM_FOREVER	(~0ULL)		/* deadline: repeat until it succeeds */
+/* Special values for the deadline in struct gmem_retry. */
+#define GMEM_ONCE	0ULL		/* do not repeat the request */
+#define GMEM_FOREVER	(~0ULL)		/* repeat while a page is in use */
 
 /**
  * struct gmem_retry - How to treat a page that is in use
  * @deadline: when to give up: CLOCK_MONOTONIC in nanoseconds, see
- *	      gmem_deadline(), or GMEM_ONCE or GMEM_FOREVER
+ *	      gmem_deadline(), or GMEM_ONCE or GMEM_FOREVER.  Versions of KVM
+ *	      without EHWPOISON return EAGAIN for a poisoned page each time, so
+ *	      that with GMEM_FOREVER only @busy can end the loop.
  * @pause: time between attempts, in nanoseconds.  0 is fine if KVM waits for
  *	   short-lived users by itself.  Not all versions do; for those that
  *	   don't, 1 ms avoids busy looping.
- * @busy: called after each attempt that failed with EAGAIN, or NULL.  Return
- *	  false to give up.  This is the place to stop using the page, e.g. to
- *	  cancel I/O or to unpin it.
+ * @busy: called after each attempt that failed with EAGAIN, with the offset of
+ *	  the page in bytes; may be NULL.  Return false to give up.  This is the
+ *	  place to stop using the page, e.g. to cancel I/O or to unpin it.
  * @data: first argument of @busy
  */
 struct gmem_retry {
@@ -308,6 +314,11 @@ struct gmem_retry {
 	void *data;
 };
 
+/**
+ * gmem_now() - Read the clock that deadlines refer to
+ *
+ * Return: CLOCK_MONOTONIC in nanoseconds.
+ */
 static inline __u64 gmem_now(void)
 {
 	struct timespec now;
@@ -320,7 +331,7 @@ static inline __u64 gmem_now(void)
  * gmem_deadline() - Calculate a deadline for struct gmem_retry
  * @ms: milliseconds from now
  *
- * Return: CLOCK_MONOTONIC in nanoseconds.
+ * Return: the deadline, a time of CLOCK_MONOTONIC in nanoseconds.
  */
 static inline __u64 gmem_deadline(unsigned int ms)
 {
@@ -328,7 +339,7 @@ static inline __u64 gmem_deadline(unsigned int ms)
 }
 
 /**
- * gmem_convert() - Convert a range of a guest_memfd, and retry while it is in use
+ * gmem_convert() - Convert a range, and retry while a page of it is in use
  * @gmem_fd: the file
  * @offset: see gmem_try_convert()
  * @size: see gmem_try_convert()
@@ -341,7 +352,8 @@ static inline __u64 gmem_deadline(unsigned int ms)
  *
  * In the thread of a vCPU of an SEV-ES or SEV-SNP VM, use GMEM_ONCE: KVM itself
  * uses the page of the vCPU's GHCB until that vCPU is entered again.  Repeat
- * the request after the next KVM_RUN.
+ * the request after the next KVM_RUN.  As that completes the vCPU's hypercall,
+ * set hypercall.ret to EAGAIN or EINVAL beforehand.
  *
  * Return: see gmem_try_convert(); %-EAGAIN only if a page was still in use
  * after the deadline, or when @retry->busy returned false.
@@ -383,13 +395,14 @@ static inline int gmem_convert(int gmem_fd, __u64 offset, __u64 size,
  * @GMEM_NEXT_GUEST: success: report it to the guest, and enter the guest again
  * @GMEM_NEXT_RETRY: a page is in use.  Stop using it if possible, and repeat
  *		     the request; or stop the VM if no user is known
- * @GMEM_NEXT_REPLACE: a page is poisoned, and will stay so.  Punch it out with
- *		       fallocate(), inject a machine check into the guest, and
- *		       then repeat the request; or refuse the guest's request
+ * @GMEM_NEXT_REPLACE: a page is poisoned, and will stay so.  Punch a hole over
+ *		       it with fallocate(), inject a machine check into the
+ *		       guest, and then repeat the request; or refuse it
  * @GMEM_NEXT_FREE_MEMORY: the host is out of memory, or the limit of the
  *			   memory cgroup is reached: repeat the request when
  *			   memory is available, or refuse it
- * @GMEM_NEXT_STOP: KVM has marked the VM as dead: save the logs and stop it
+ * @GMEM_NEXT_STOP: KVM has marked the VM as dead: save the kernel's log, and
+ *		    stop the VM
  * @GMEM_NEXT_FIX: the VMM has a bug: the request can never succeed
  */
 enum gmem_next {
@@ -438,10 +451,10 @@ static inline const char *gmem_strerror(int err)
 	case 0:
 		return "success: the range has the attribute";
 	case EAGAIN:
-		return "EAGAIN: the page is still in use on the host, e.g. pinned for a device.\n"
-		       "  Repeat the request; it succeeds once the page is no longer in use";
+		return "EAGAIN: the page at error_offset is still in use on the host, e.g. pinned.\n"
+		       "  Repeat the request; it can succeed once the page is no longer in use";
 	case EHWPOISON:
-		return "EHWPOISON: the hardware has lost the contents of the page.\n"
+		return "EHWPOISON: the hardware has lost the contents of the page at error_offset.\n"
 		       "  Repeating the request cannot help.  Punch a hole over the page to\n"
 		       "  get a new one, and notify the guest that the data are lost";
 	case ENOMEM:
@@ -455,7 +468,7 @@ static inline const char *gmem_strerror(int err)
 		       "  end of the file, an unknown attribute, a field that has to be 0\n"
 		       "  but is not, or a VM without private memory";
 	case ENOTTY:
-		return "ENOTTY: not a guest_memfd, or in-place conversion is off\n"
+		return "ENOTTY: not a guest_memfd, or in-place conversion is off or not supported\n"
 		       "  (see kvm.gmem_in_place_conversion)";
 	case EFAULT:
 		return "EFAULT: the kernel cannot access the request in the VMM's memory";

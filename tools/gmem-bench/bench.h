@@ -31,11 +31,12 @@ struct vm {
 	int gmem_fd;
 	__u8 *mem;		/* the host's view of the shared pages */
 	__u64 size;
-	struct kvm_run *run;	/* from vm_guest_start() to vm_guest_stop() */
-	__u64 *guest_mem;	/* as long as @run: the guest's code and page tables */
+	/* Valid from vm_guest_start() to vm_guest_stop(). */
+	struct kvm_run *run;
+	__u64 *guest_mem;	/* the guest's code and page tables */
 };
 
-/* The guest physical address of that memory. */
+/* The guest physical address of the memory at vm->mem. */
 #define MEM_GPA		(4 * GIB)
 
 /* main.c: the clock and the rows of the table */

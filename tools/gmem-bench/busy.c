@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only
-/* Conversions that wait for other users, and users that wait for conversions. */
+/* Conversions that wait for a page in use, and host faults that wait for conversions. */
 #include <err.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -21,7 +21,7 @@ struct pin_longterm_test {
 #define PIN_LONGTERM_TEST_START		_IOW('g', 7, struct pin_longterm_test)
 #define PIN_LONGTERM_TEST_FLAG_USE_WRITE	1
 
-/* The pin lasts until the file is closed. */
+/* Return a file descriptor.  The pin lasts until it is closed. */
 static int pin_page(__u8 *page)
 {
 	struct pin_longterm_test pin = {
@@ -32,7 +32,7 @@ static int pin_page(__u8 *page)
 	int fd = open("/sys/kernel/debug/gup_test", O_RDWR | O_CLOEXEC);
 
 	if (fd < 0)
-		err(1, "/sys/kernel/debug/gup_test (CONFIG_GUP_TEST)");
+		err(1, "/sys/kernel/debug/gup_test (this needs CONFIG_GUP_TEST, debugfs mounted, and root)");
 	if (ioctl(fd, PIN_LONGTERM_TEST_START, &pin))
 		err(1, "PIN_LONGTERM_TEST_START");
 	return fd;

@@ -96,7 +96,7 @@ static int run_bytes(struct vm *vm)
 	return ioctl(vm->kvm_fd, KVM_GET_VCPU_MMAP_SIZE, NULL);
 }
 
-/* Map the guest's code and page tables, so that later runs fault only on its pages. */
+/* Set up the guest, and run its code once, so that later runs fault only on vm->mem. */
 void vm_guest_start(struct vm *vm)
 {
 	struct kvm_userspace_memory_region region = {
@@ -127,7 +127,7 @@ void vm_guest_touch(struct vm *vm)
 	run(vm, MEM_GPA, MEM_GPA + vm->size);
 }
 
-/* While mapped, the vCPU keeps the VM alive, and the VM's MMU notifier slows down later cases. */
+/* A mapped vCPU keeps the VM alive, and the VM's MMU notifier would slow down later cases. */
 void vm_guest_stop(struct vm *vm)
 {
 	munmap(vm->run, run_bytes(vm));

@@ -4,7 +4,7 @@
  * an ordinary VM with small pages and with transparent huge pages.
  *
  * The guest runs only to populate its memory.  Other guest faults are taken with
- * KVM_PRE_FAULT_MEMORY, i.e. without the exit from the guest and its reentry.
+ * KVM_PRE_FAULT_MEMORY, i.e. without leaving and re-entering the guest.
  */
 #include <err.h>
 #include <fcntl.h>
@@ -121,7 +121,7 @@ static void refilled_rows(struct vm *vm, const char *name)
 	__u64 end = 3 * CHUNK + CHUNK, t, sum = 0, pages = 0, offset;
 	__u64 mapped;
 
-	/* The page that was freed last is allocated first: swap two of them. */
+	/* The page that was freed last is allocated first: swap two pages. */
 	vm_punch_range(vm, end - PAGE_BYTES, PAGE_BYTES);
 	vm_punch_range(vm, 0, PAGE_BYTES);
 	vm_prefault_range(vm, end - PAGE_BYTES, PAGE_BYTES);
@@ -153,7 +153,7 @@ static void whole_rows(struct vm *vm, const char *name)
 	row(median(sample, MAX_ROUNDS), "call",
 	    "huge, %s: 2 MiB to shared, guest-mapped", name);
 
-	/* The cost for userspace afterwards, without the fault for the page table. */
+	/* Count the host faults that follow, except the one that allocates the page table. */
 	vm_touch(vm, 10 * CHUNK, 10 * CHUNK + PAGE_BYTES, PAGE_BYTES);
 	getrusage(RUSAGE_SELF, &before);
 	vm_touch(vm, 10 * CHUNK + MIB, 11 * CHUNK, PAGE_BYTES);
@@ -234,7 +234,7 @@ static void stop_flipper(struct flipper *flipper)
 	pthread_join(flipper->thread, NULL);
 }
 
-/* A page of the first chunk is converted while the guest populates the others. */
+/* A page of the first chunk is converted while guest faults populate the other chunks. */
 static void populating_row(struct vm *vm, const char *name)
 {
 	struct flipper flipper = { .vm = vm };
@@ -249,8 +249,8 @@ static void populating_row(struct vm *vm, const char *name)
 }
 
 /*
- * Faults on the pages of a chunk, one by one, while another one of its pages is
- * converted.  Some of them find the chunk uniform, and map all of it.
+ * Faults on the pages of a chunk, one by one, while another of its pages is
+ * converted.  Some faults find the chunk uniform, and map all of it.
  */
 static void neighbours_row(struct vm *vm, const char *name)
 {
@@ -272,7 +272,7 @@ static void neighbours_row(struct vm *vm, const char *name)
 			if (t > longest)
 				longest = t;
 		}
-		/* Have all of them fault again. */
+		/* Zap the whole chunk, so that all pages fault again. */
 		vm_convert(vm, 3 * CHUNK, CHUNK, SHARED);
 		vm_convert(vm, 3 * CHUNK, CHUNK, PRIVATE);
 	}

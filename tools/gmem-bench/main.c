@@ -6,8 +6,9 @@
  *	row <TAB> VALUE <TAB> UNIT <TAB> NAME
  *
  * VALUE is a time in nanoseconds of CLOCK_MONOTONIC if UNIT is "call", "page"
- * or "fault", i.e. the time per call, page or fault.  The benchmark is meant
- * for a machine with one CPU whose clock counts instructions (QEMU's -icount
+ * or "fault", i.e. the time per call, page or fault.  The other units are "ms",
+ * "KiB", "count", and "x" for a ratio.  The benchmark is meant for a machine
+ * with one CPU whose clock counts instructions (QEMU's -icount
  * shift=0,sleep=off): there, one nanosecond is one instruction, and results
  * are reproducible.  On other machines they are just times.
  *
@@ -192,7 +193,7 @@ static void usage(FILE *file)
 	for (i = 0; i < ARRAY_SIZE(cases); i++)
 		fprintf(file, " %s", cases[i].name);
 	fprintf(file, "\nby default, all cases that apply to KVM's current mode\n"
-		"--profile: print the kernel functions that each row's conversions spend their time in\n");
+		"--profile: print the kernel functions that conversions and guest faults spend their time in\n");
 }
 
 int main(int argc, char **argv)

@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * --profile: the kernel functions that conversions spend their time in.
+ * --profile: the kernel functions that conversions and guest faults spend their
+ * time in.
  *
- * A perf event samples the kernel's instruction pointer while a conversion
- * runs.  It uses a timer interrupt, so code that runs with interrupts disabled
- * is attributed to the place where they are enabled again.
+ * A perf event samples the kernel's instruction pointer between profile_begin()
+ * and profile_end().  It uses a timer interrupt, so code that runs with
+ * interrupts disabled is attributed to the place where they are enabled again.
  */
 #include <err.h>
 #include <fcntl.h>

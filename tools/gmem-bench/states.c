@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only
-/* Whole ranges, by the initial state of their pages. */
+/* Conversions of whole files, by the initial state of their pages. */
 #include <stddef.h>
 
 #include "bench.h"
@@ -9,8 +9,10 @@ struct state {
 	bool fresh;		/* allocated for each conversion */
 	bool all_sizes;
 	bool mapped_before;	/* page tables of host and guest exist */
-	void (*make)(struct vm *vm);		/* bring shared pages into it */
-	void (*make_private)(struct vm *vm);	/* the same; NULL: don't measure */
+	/* Bring shared pages into the state. */
+	void (*make)(struct vm *vm);
+	/* Bring private pages into the state.  NULL: don't measure conversion to shared. */
+	void (*make_private)(struct vm *vm);
 };
 
 static void touch(struct vm *vm)
@@ -30,8 +32,8 @@ static void nothing(struct vm *vm)
 }
 
 /*
- * Private pages have no host mappings, so the other direction of "host-mapped"
- * would be the same as that of "populated" or "guest-mapped".
+ * Private pages have no host mappings, so measure conversion to shared only for
+ * the states without any.
  */
 static const struct state states[] = {
 	{

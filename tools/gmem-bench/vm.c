@@ -55,7 +55,7 @@ static void create_vm(struct vm *vm, __u64 size, __u64 flags)
 	vm->kvm_fd = open_kvm();
 	if (!(ioctl(vm->kvm_fd, KVM_CHECK_EXTENSION, KVM_CAP_VM_TYPES) &
 	      (1 << KVM_X86_SW_PROTECTED_VM)))
-		cannot_run("no software-protected VMs");
+		cannot_run("no software-protected VMs: they require CONFIG_KVM_SW_PROTECTED_VM and nested paging");
 	vm->fd = ioctl(vm->kvm_fd, KVM_CREATE_VM, KVM_X86_SW_PROTECTED_VM);
 	if (vm->fd < 0)
 		err(1, "KVM_CREATE_VM");
@@ -111,7 +111,7 @@ void vm_open_per_vm(struct vm *vm, __u64 size)
 	create_memslot(vm);
 }
 
-/* An ordinary VM: all memory is anonymous, and aligned like guest physical addresses. */
+/* An ordinary VM: all memory is anonymous, and aligned to a huge page, like MEM_GPA. */
 void vm_open_ordinary(struct vm *vm, __u64 size)
 {
 	struct kvm_userspace_memory_region region = {
@@ -210,7 +210,7 @@ void vm_punch(struct vm *vm)
 	vm_punch_range(vm, 0, vm->size);
 }
 
-/* Guest faults. */
+/* Guest faults, without running the guest: allocate if necessary, and map. */
 void vm_prefault_range(struct vm *vm, __u64 offset, __u64 size)
 {
 	struct kvm_pre_fault_memory range = {
@@ -246,7 +246,7 @@ int vm_try_convert(struct vm *vm, __u64 offset, __u64 size, __u64 attributes,
 	return errno;
 }
 
-/* Return how long it took. */
+/* Convert, with retries if a page is in use.  Return how long that took. */
 __u64 vm_convert(struct vm *vm, __u64 offset, __u64 size, __u64 attributes)
 {
 	struct kvm_memory_attributes2 attrs = {
@@ -268,7 +268,7 @@ __u64 vm_convert(struct vm *vm, __u64 offset, __u64 size, __u64 attributes)
 	return start;
 }
 
-/* A conversion that is part of a row, as opposed to one that prepares it. */
+/* A conversion that --profile covers, unlike those by vm_convert(). */
 __u64 vm_measure(struct vm *vm, __u64 offset, __u64 size, __u64 attributes)
 {
 	__u64 time;

@@ -16,10 +16,10 @@
 
 enum gmem_guest_command {
 	GMEM_GUEST_START,	/* the driver has started */
-	GMEM_GUEST_EXCHANGE,	/* pages are shared: check, and write other contents */
+	GMEM_GUEST_EXCHANGE,	/* pages are shared: check and replace their contents */
 	GMEM_GUEST_WRITE,	/* write a page to a block of the disk */
-	GMEM_GUEST_READ,	/* read it back */
-	GMEM_GUEST_END,		/* all memory is shared again: report the counters */
+	GMEM_GUEST_READ,	/* read a block of the disk into a page */
+	GMEM_GUEST_END,		/* the driver has ended, and reports its counters */
 };
 
 struct gmem_guest_request {
@@ -31,19 +31,19 @@ struct gmem_guest_request {
 	__u32 generation[GMEM_GUEST_RUN];	/* of each page's contents */
 
 	/* With GMEM_GUEST_END, the guest's counters */
-	__u64 to_private, to_shared;	/* conversions */
+	__u64 to_private, to_shared;	/* requests for conversions, refused or not */
 	__u64 pages_to_private, pages_to_shared;
 	__u64 peak;			/* pages that were private at the same time */
 	__u64 checked;			/* pages whose contents were checked in full */
 	__u64 blocks;			/* each write and each read counts */
-	__u64 refused;			/* conversions */
+	__u64 refused;			/* requests for conversions that were refused */
 	__u64 wrong;			/* pages whose contents have changed */
 };
 
 /* The side that was the last to write a page */
 enum { GMEM_GUEST_SIDE, GMEM_HOST_SIDE };
 
-/* Each word is different in each page and generation. */
+/* Return word @i of a page.  It depends on all arguments, so that a mix-up is noticed. */
 static inline __u64 gmem_guest_word(__u64 pfn, __u32 generation, int side, unsigned int i)
 {
 	__u64 x = pfn << 10 | i;

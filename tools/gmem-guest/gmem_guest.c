@@ -4,10 +4,10 @@
  * the guest is running, and checks that no data are lost.
  *
  * It allocates most of the free memory and makes it private.  The rest of the
- * guest stays shared: in QEMU's emulation, KVM has to read the guest's
- * instructions and page tables to emulate instructions that exit, which it
- * cannot do in private memory.  This does not apply to hardware with private
- * memory.
+ * guest stays shared: on a CPU emulated by QEMU, KVM has to read the guest's
+ * code and page tables to emulate instructions that exit, and it cannot read
+ * private memory.  Hardware that supports private memory does not have this
+ * restriction.
  */
 #define pr_fmt(fmt) KBUILD_MODNAME ": " fmt
 
@@ -40,7 +40,7 @@ MODULE_PARM_DESC(seconds, "how long to convert memory (default: 10)");
 
 static unsigned int percent = 75;
 module_param(percent, uint, 0444);
-MODULE_PARM_DESC(percent, "how much of the free memory to take (default: 75)");
+MODULE_PARM_DESC(percent, "how much of the free memory to take, at most 95 (default: 75)");
 
 struct chunk {
 	struct list_head list;
@@ -107,7 +107,7 @@ static bool convert(unsigned long pfn, unsigned int npages, bool private)
 		msleep(1);
 	}
 	if (ret) {
-		pr_err("conversion of %u pages at pfn %#lx refused: %ld\n", npages, pfn, ret);
+		pr_err("conversion of %u pages at pfn %#lx refused with error %ld\n", npages, pfn, ret);
 		fail(-EBUSY);
 		return false;
 	}
@@ -135,7 +135,7 @@ static bool check(struct chunk *c, unsigned int i, int side)
 	atomic64_inc(&checked);
 	if (gmem_guest_same(page_of(c, i), c->pfn + i, c->generation[i], side))
 		return true;
-	pr_err("the contents of page %#lx have changed\n", c->pfn + i);
+	pr_err("the contents of the page at pfn %#lx have changed\n", c->pfn + i);
 	atomic64_inc(&wrong);
 	fail(-EIO);
 	return false;
@@ -150,7 +150,7 @@ static bool ask(struct worker *w, enum gmem_guest_command command)
 {
 	w->request->command = command;
 	w->request->error = NO_ANSWER;
-	/* The write to the port exits to the VMM, which reads the page. */
+	/* Writing to the port exits to the VMM, which reads and answers the request. */
 	mb();
 	outl(PHYS_PFN(virt_to_phys(w->request)), GMEM_GUEST_PORT);
 	mb();
@@ -159,12 +159,12 @@ static bool ask(struct worker *w, enum gmem_guest_command command)
 	if (w->request->error == NO_ANSWER)
 		pr_err("no answer from the VMM\n");
 	else
-		pr_err("the VMM refused request %u: %u\n", command, w->request->error);
+		pr_err("the VMM refused command %u with error %u\n", command, w->request->error);
 	fail(-EIO);
 	return false;
 }
 
-/* The pages are shared: let the VMM check their contents, and write new ones. */
+/* The pages are shared: let the VMM check and replace their contents. */
 static bool exchange(struct worker *w, struct chunk *c, unsigned int first, unsigned int nr)
 {
 	unsigned int i;

@@ -28,7 +28,7 @@ static void is_done(int sig)
 	done = 1;
 }
 
-/* Other work of the guest. */
+/* Work that the guest does besides converting memory, until SIGTERM. */
 static int write_files(void)
 {
 	static unsigned int out[FILE_WORDS], in[FILE_WORDS];
@@ -64,7 +64,7 @@ static void load_driver(void)
 		snprintf(parameters + strlen(parameters), sizeof(parameters) - strlen(parameters),
 			 "percent=%s", percent);
 	if (syscall(SYS_finit_module, fd, parameters, 0))
-		printf("init: " DRIVER ": %s\n", strerror(errno));
+		printf("init: cannot load " DRIVER ": %s\n", strerror(errno));
 }
 
 int main(void)
@@ -87,7 +87,7 @@ int main(void)
 		return write_files();
 	load_driver();
 	if (pid < 0 || kill(pid, SIGTERM) || waitpid(pid, &status, 0) != pid || status)
-		printf("init: the other process failed\n");
+		printf("init: the process that writes files failed\n");
 	sync();
 	reboot(RB_AUTOBOOT);
 	return 1;

@@ -82,22 +82,22 @@ static void check_support(bool on)
 	int err = on ? 0 : -EOPNOTSUPP, fd;
 
 	is(gmem_probe(kvm_fd, &support), err, "probe /dev/kvm");
-	is(support.attributes, on ? PRIVATE : 0, "its attributes");
-	is(support.flags & GMEM_FLAGS, GMEM_FLAGS, "its flags");
+	is(support.attributes, on ? PRIVATE : 0, "attributes of /dev/kvm");
+	is(support.flags & GMEM_FLAGS, GMEM_FLAGS, "flags of /dev/kvm");
 
 	is(gmem_probe(vm_fd, &support), err, "probe a VM");
-	is(support.attributes, on ? PRIVATE : 0, "its attributes");
-	is(support.flags & GMEM_FLAGS, on ? GMEM_FLAGS : GUEST_MEMFD_FLAG_MMAP, "its flags");
+	is(support.attributes, on ? PRIVATE : 0, "attributes of a VM");
+	is(support.flags & GMEM_FLAGS, on ? GMEM_FLAGS : GUEST_MEMFD_FLAG_MMAP, "flags of a VM");
 
 	fd = create_vm(0);
 	is(gmem_probe(fd, &support), -EOPNOTSUPP, "probe a VM without private memory");
-	is(support.attributes, 0, "its attributes");
-	is(support.flags & GMEM_FLAGS, GMEM_FLAGS, "its flags");
+	is(support.attributes, 0, "attributes of a VM without private memory");
+	is(support.flags & GMEM_FLAGS, GMEM_FLAGS, "flags of a VM without private memory");
 	close(fd);
 
 	memset(&support, 0xff, sizeof(support));
-	is(gmem_probe(-1, &support), -EOPNOTSUPP, "probe nothing");
-	is(support.attributes | support.flags, 0, "which supports neither");
+	is(gmem_probe(-1, &support), -EOPNOTSUPP, "probe an invalid file descriptor");
+	is(support.attributes | support.flags, 0, "no attributes or flags of an invalid file descriptor");
 
 	is(gmem_parameter(), on, "module parameter");
 }
@@ -113,7 +113,7 @@ static void check_create(bool on)
 	fd = gmem_create(vm_fd, PAGE, 0);
 	result(fd >= 0, "create private memory");
 	errno = 0;
-	result(!gmem_map(fd, PAGE) && errno == ENODEV, "which cannot be mapped");
+	result(!gmem_map(fd, PAGE) && errno == ENODEV, "private memory cannot be mapped");
 	close(fd);
 
 	gmem_fd = gmem_create(vm_fd, NR_PAGES * PAGE, on ? GMEM_FLAGS : GUEST_MEMFD_FLAG_MMAP);
@@ -132,8 +132,8 @@ static void check_off(void)
 
 	is(gmem_try_convert(gmem_fd, 0, PAGE, SHARED, &page), -ENOTTY, "convert");
 	is(gmem_convert(gmem_fd, 0, PAGE, PRIVATE, &retry, &page), -ENOTTY, "convert, with retries");
-	is(page, UNTOUCHED, "no page is named");
-	result(!!strstr(gmem_strerror(-ENOTTY), "gmem_in_place_conversion"), "the description names the parameter");
+	is(page, UNTOUCHED, "ENOTTY names no page");
+	result(!!strstr(gmem_strerror(-ENOTTY), "gmem_in_place_conversion"), "description of ENOTTY names the parameter");
 }
 
 static void check_convert(void)
@@ -154,7 +154,7 @@ static void check_convert(void)
 			break;
 	is(i, NR_PAGES, "pages keep their contents");
 	is(gmem_try_convert(gmem_fd, 0, PAGE, SHARED, NULL), 0, "convert a page that is already shared");
-	is(page, UNTOUCHED, "no page is named");
+	is(page, UNTOUCHED, "success names no page");
 }
 
 static void check_invalid(void)
@@ -179,13 +179,13 @@ static void check_invalid(void)
 		is(gmem_try_convert(gmem_fd, bad[i].offset, bad[i].size, bad[i].attributes, &page),
 		   -EINVAL, bad[i].what);
 		is(gmem_convert(gmem_fd, bad[i].offset, bad[i].size, bad[i].attributes, &retry, &page),
-		   -EINVAL, "the same, with retries");
+		   -EINVAL, "an invalid request, with retries");
 	}
 	fd = open("/dev/null", O_RDWR | O_CLOEXEC);
 	is(gmem_try_convert(fd, 0, PAGE, PRIVATE, &page), -ENOTTY, "a file that is not a guest_memfd");
 	close(fd);
 	is(gmem_convert(-1, 0, PAGE, PRIVATE, &retry, &page), -EBADF, "no file");
-	is(page, UNTOUCHED, "no page is named");
+	is(page, UNTOUCHED, "invalid requests name no page");
 }
 
 /* A user of a page: what is reported about it, and how it reacts. */
@@ -243,20 +243,20 @@ static void check_busy(void)
 
 	use_page(&user);
 	is(gmem_try_convert(gmem_fd, 0, NR_PAGES * PAGE, PRIVATE, &page), -EAGAIN, "a page in use");
-	is(page, BUSY_PAGE * PAGE, "that page is named");
-	is(gmem_try_convert(gmem_fd, 0, NR_PAGES * PAGE, PRIVATE, NULL), -EAGAIN, "without error_offset");
+	is(page, BUSY_PAGE * PAGE, "EAGAIN names the page in use");
+	is(gmem_try_convert(gmem_fd, 0, NR_PAGES * PAGE, PRIVATE, NULL), -EAGAIN, "a page in use, without error_offset");
 
 	page = UNTOUCHED;
 	is(convert_all(&user, GMEM_ONCE, &page), -EAGAIN, "try once");
-	is(page, BUSY_PAGE * PAGE, "that page is named");
-	is(user.page, BUSY_PAGE * PAGE, "and is passed on");
-	is(user.nr_calls, 1, "there is one attempt");
-	is(convert_all(NULL, GMEM_ONCE, NULL), -EAGAIN, "without a callback");
+	is(page, BUSY_PAGE * PAGE, "GMEM_ONCE names the page in use");
+	is(user.page, BUSY_PAGE * PAGE, "the callback gets the page in use");
+	is(user.nr_calls, 1, "GMEM_ONCE is one attempt");
+	is(convert_all(NULL, GMEM_ONCE, NULL), -EAGAIN, "try once, without a callback");
 
 	user.nr_calls = 0;
 	user.give_up_at = 2;
-	is(convert_all(&user, GMEM_FOREVER, NULL), -EAGAIN, "give up");
-	is(user.nr_calls, 2, "there are two attempts");
+	is(convert_all(&user, GMEM_FOREVER, NULL), -EAGAIN, "the callback gives up");
+	is(user.nr_calls, 2, "two attempts before the callback gives up");
 
 	user.nr_calls = 0;
 	user.give_up_at = 0;
@@ -264,16 +264,16 @@ static void check_busy(void)
 	result(deadline - gmem_now() <= 3000000000ULL, "deadline");
 	user.deadline = deadline;
 	is(convert_all(&user, deadline, &page), -EAGAIN, "try until the deadline");
-	result(gmem_now() >= deadline, "no earlier");
+	result(gmem_now() >= deadline, "no return before the deadline");
 	result(user.nr_calls >= 1 && user.nr_late <= 1, "%u attempts, %u of them after the deadline",
 	       user.nr_calls, user.nr_late);
 	is(is_shared(0) && is_shared(BUSY_PAGE), true, "nothing is converted");
 
 	user.nr_calls = 0;
 	user.stop_at = 2;
-	is(convert_all(&user, GMEM_FOREVER, &page), 0, "stop using the page");
-	is(user.nr_calls, 2, "then it is converted");
-	is(is_shared(0) || is_shared(BUSY_PAGE), false, "all of the range is");
+	is(convert_all(&user, GMEM_FOREVER, &page), 0, "the callback stops using the page");
+	is(user.nr_calls, 2, "no attempt fails after that");
+	is(is_shared(0) || is_shared(BUSY_PAGE), false, "the whole range is converted");
 	is(gmem_try_convert(gmem_fd, 0, NR_PAGES * PAGE, SHARED, NULL), 0, "convert to shared");
 }
 
@@ -335,9 +335,9 @@ static void check_fault(void)
 	r = ioctl(vcpu_fd, KVM_RUN, 0);
 	result(r && errno == EFAULT && run->exit_reason == KVM_EXIT_MEMORY_FAULT, "an access that fails");
 	fault = gmem_get_fault(run);
-	is(fault.gpa, gpa, "its address");
-	is(fault.size, PAGE, "its size");
-	is(fault.flags, 0, "its flags");
+	is(fault.gpa, gpa, "address of the access that fails");
+	is(fault.size, PAGE, "size of the access that fails");
+	is(fault.flags, 0, "flags of the access that fails");
 }
 
 int main(int argc, char **argv)

@@ -17,10 +17,10 @@
 #define MIN_INTERVAL		0.1
 #define MAX_INTERVAL		86400.0
 
-/* Ignore the reported size of a terminal if it is less than this. */
+/* Ignore the reported size of a terminal with fewer columns than this. */
 #define MIN_WIDTH		20
 
-/* Read events at least this often, so that the buffer does not overflow. */
+/* Read events this often, so that the buffer rarely overflows. */
 #define READ_MS			100
 
 static volatile sig_atomic_t ended_by;
@@ -35,10 +35,10 @@ static void usage(FILE *to)
 	fputs("Usage: gmem-top [--once] [--interval SECONDS] [--map] [--json]\n"
 	      "\n"
 	      "Shows the guest_memfds of all VMs, how much of each is shared, private and\n"
-	      "allocated, and its conversions as they happen.\n"
+	      "allocated, and their conversions as they happen.\n"
 	      "\n"
 	      "  --once              write a single report of one interval, and exit\n"
-	      "  --interval SECONDS  time between reports, at least 0.1 (default: 2)\n"
+	      "  --interval SECONDS  time between reports, 0.1 to 86400 (default: 2)\n"
 	      "  --map               show where memory is shared, private and allocated\n"
 	      "  --json              write each report as a line of JSON\n"
 	      "  --help              this text\n"
@@ -61,7 +61,7 @@ static double parse_interval(const char *text)
 	double value = strtod(text, &end);
 
 	if (end == text || *end || !(value >= MIN_INTERVAL && value <= MAX_INTERVAL)) {
-		fprintf(stderr, "gmem-top: --interval takes seconds from %g to %g, not '%s'\n",
+		fprintf(stderr, "gmem-top: --interval takes %g to %g seconds, not '%s'\n",
 			MIN_INTERVAL, MAX_INTERVAL, text);
 		exit(EXIT_USAGE);
 	}
@@ -89,7 +89,7 @@ static void catch_signals(void)
 		sigaction(ends[i], &action, NULL);
 	action.sa_handler = on_resize;
 	sigaction(SIGWINCH, &action, NULL);
-	/* If the reader has gone, let writing fail. */
+	/* If the reader of the output is gone, let writing fail. */
 	signal(SIGPIPE, SIG_IGN);
 }
 
@@ -146,7 +146,7 @@ static void draw(const char *text)
 		row++;
 	}
 	if (*text)
-		fputs("(more than fits the terminal)\033[K", stdout);
+		fputs("(more than fits on the terminal)\033[K", stdout);
 	else
 		fputs("\033[J", stdout);
 }
@@ -225,7 +225,7 @@ static void run(bool once, bool json, double interval)
 	bool watched = trace_open(), first = true;
 	double start = now(), end;
 
-	/* Without events there is nothing to wait for. */
+	/* Don't leave the screen empty, and don't wait if there are no events. */
 	if (screen || (once && !watched)) {
 		make_report(0, json, first);
 		first = false;

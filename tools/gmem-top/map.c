@@ -12,7 +12,7 @@
 
 #include "top.h"
 
-/* Read events after this many lines. */
+/* Read events each time this many lines of a map have been read. */
 #define LINES_AT_ONCE	1024
 
 static struct map *map_of(struct report *report, u64 ino)
@@ -64,7 +64,7 @@ static void parse(struct report *report, const char *line)
 	add_run(map_of(report, ino), &run);
 }
 
-/* Return 0 or the errno with which reading the map failed. */
+/* Return 0 or the errno with which opening gmem_map failed. */
 static int read_map(struct report *report, int dir_fd, const char *name)
 {
 	unsigned int nr = 0;

@@ -185,6 +185,6 @@ void proc_scan(struct report *report)
 	for (i = 0; i < report->nr_files; i++)
 		bare += !report->files[i].has_info;
 	if (bare)
-		note(report, "shared and private memory of %u file%s: no gmem-* lines in /proc/<pid>/fdinfo/<fd>: this kernel lacks the series, or they cannot be read",
+		note(report, "shared and private memory of %u file%s: no gmem-* lines in /proc/<pid>/fdinfo/<fd>: not provided by this kernel, or not readable",
 		     bare, bare == 1 ? "" : "s");
 }

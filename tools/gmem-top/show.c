@@ -29,7 +29,7 @@ static const char *bytes(u64 value)
 		return "0";
 	for (; scaled >= 1024 && unit[i + 1]; i++)
 		scaled /= 1024;
-	/* Omit the digit after the point if it is 0. */
+	/* Show no digit after the point of whole or large numbers. */
 	if (scaled >= 100 || scaled == (u64)scaled)
 		snprintf(text, 32, "%.0f%c", scaled, unit[i]);
 	else
@@ -138,7 +138,7 @@ static void show_conversions(FILE *out, const struct report *report)
 		show_activity(out, a, report->seconds);
 	}
 	if (report->lost)
-		fprintf(out, "%s events were lost, as they came faster than they could be read\n",
+		fprintf(out, "Events lost in this interval, as they came faster than they could be read: %s\n",
 			count(report->lost));
 }
 
@@ -255,7 +255,7 @@ void show_text(FILE *out, const struct report *report)
 		report->nr_vms == 1 ? "" : "s", report->nr_files, report->nr_files == 1 ? "" : "s",
 		mode[report->in_place + 1]);
 	if (report->seconds > 0)
-		fprintf(out, "; last %.1f s", report->seconds);
+		fprintf(out, "; conversions of the last %.1f s", report->seconds);
 	fprintf(out, "\n");
 
 	if (report->nr_files) {

@@ -59,7 +59,7 @@ static bool read_stats(struct vm *vm, const char *name)
 const char *debugfs_hint(int err)
 {
 	return err == ENOENT ? "debugfs has to be mounted on /sys/kernel/debug" :
-			       "debugfs is for root";
+			       "only root can access debugfs";
 }
 
 void stats_read(struct report *report)
@@ -91,6 +91,6 @@ void stats_read(struct report *report)
 	for (i = 0; i < report->nr_vms; i++)
 		missing += !report->vms[i].has_stats;
 	if (missing)
-		note(report, "statistics of %u VM%s: no matching gmem_* in %s: this kernel has none, the thread that created a VM is gone, or the file descriptor of a VM was renumbered",
+		note(report, "statistics of %u VM%s: no matching gmem_* in %s: not provided by this kernel, the thread that created a VM is gone, or the file descriptor of a VM was duplicated or passed on",
 		     missing, missing == 1 ? "" : "s", KVM_DEBUGFS);
 }

@@ -181,10 +181,10 @@ static void wait_until_watching(pid_t pid)
 		usleep(10000);
 	}
 	errno = ETIMEDOUT;
-	die("gmem-top does not watch");
+	die("gmem-top does not watch conversions");
 }
 
-/* A page in a pipe is in use until it is read. */
+/* A page in a pipe is in use until it is read, or the pipe is closed. */
 static void use_page(int pipe_fd[2])
 {
 	struct iovec iov = { mem + PINNED_PAGE * PAGE, PAGE };
@@ -206,7 +206,7 @@ static long sum_of(const char *key)
 	return sum;
 }
 
-/* Read up to a line that contains @text, and keep that line; add up numbers in all lines. */
+/* Read up to a line with @text, and keep that line.  Add up the numbers after @key in all lines. */
 static bool read_until(int from, const char *text, long *sum, const char *key)
 {
 	size_t len = 0;
@@ -252,8 +252,8 @@ static void check_numbers(void)
 	close(pipe_fd[0]);
 	close(pipe_fd[1]);
 
-	result(found, "--json: reports");
-	result(sum == 21, "%ld requests in all intervals", sum);
+	result(found, "--json: all requests are reported");
+	result(sum == 21, "--json: the intervals add up to %ld of 21 requests", sum);
 	result(says("\"files\":[{\"pid\":%d,\"fd\":%d,\"ino\":%lu,\"command\":\"gmem-top-test\",\"size\":%d,\"flags\":3,\"shared\":%d,\"private\":%d,\"ranges\":3,\"allocated\":%d,\"pages_poisoned\":0,",
 		    getpid(), gmem_fd, st.st_ino, NR_PAGES * PAGE, (NR_PAGES - 4) * PAGE, 4 * PAGE,
 		    16 * PAGE), "memory of the file");
@@ -291,7 +291,7 @@ static void check_map(void)
 	if (fd < 0)
 		die("KVM_CREATE_GUEST_MEMFD");
 	fcntl(fd, F_SETFD, FD_CLOEXEC);
-	/* Pieces of 16 MiB: the second half is private, except for one page that is shared. */
+	/* In pieces of 16 MiB.  The second half of the file is private, except for one page. */
 	other = gmem_map(fd, size);
 	if (!other || gmem_try_convert(fd, half, half, KVM_MEMORY_ATTRIBUTE_PRIVATE, NULL) ||
 	    gmem_try_convert(fd, half + PAGE, PAGE, 0, NULL))
@@ -332,7 +332,7 @@ static void check_map(void)
 	munmap(other, size);
 }
 
-/* It varies which events are lost, but all are accounted for.  Use the buffer of a single CPU. */
+/* Each event is either read, or counted as lost.  Use the buffer of a single CPU. */
 static void check_lost(void)
 {
 	cpu_set_t all, one;
@@ -357,7 +357,7 @@ static void check_lost(void)
 	requests = strstr(output, "\"interval\":{\"requests\":");
 	lost = strstr(output, "\"events_lost\":");
 	sum = requests && lost ? atol(requests + 23) + atol(lost + 14) : 0;
-	printf("# %ld of 20000 accounted for, %ld lost\n", sum, lost ? atol(lost + 14) : 0);
+	printf("# %ld of 20000 events read or lost, %ld lost\n", sum, lost ? atol(lost + 14) : 0);
 	result(!status && lost && atol(lost + 14) > 0 && sum == 20000, "events that were lost are reported");
 }
 
@@ -392,7 +392,7 @@ static void check_cleanup(void)
 	finish(pid, from);
 	result(has_instance(pid), "SIGKILL leaves an instance");
 	run(0, "--once --interval 0.1");
-	result(!has_instance(pid), "the next gmem-top removes it");
+	result(!has_instance(pid), "the next gmem-top removes the instance that SIGKILL left");
 }
 
 static int open_terminal(unsigned int rows, unsigned int columns)
@@ -441,7 +441,7 @@ static int quit_on_terminal(pid_t pid, int fd)
 	return status;
 }
 
-/* Read up to @text; the end of everything that was read is in the output. */
+/* Read up to @text, and leave the end of what was read in output[]. */
 static bool terminal_shows(int fd, const char *text)
 {
 	struct pollfd ready = { .fd = fd, .events = POLLIN };
@@ -468,7 +468,7 @@ static bool terminal_shows(int fd, const char *text)
 	return false;
 }
 
-/* Wait for a screen without @text, up to @end. */
+/* Wait for a screen that does not show @text before @end. */
 static bool terminal_hides(int fd, const char *text, const char *end)
 {
 	const char *home;
@@ -498,13 +498,13 @@ static bool lines_fit(int columns)
 
 static void check_terminal(void)
 {
-	static const char more[] = "(more than fits the terminal)";
+	static const char more[] = "(more than fits on the terminal)";
 	int fd = open_terminal(6, 40), status;
 	pid_t pid = start_on_terminal(fd);
 
 	result(terminal_shows(fd, more) && says("\033[2J\033[H") && lines_fit(40) &&
 	       terminal_shows(fd, more) && lines_fit(40),
-	       "terminal: fits into 40 columns and 6 lines");
+	       "terminal: the report fits into 40 columns and 6 lines");
 	status = quit_on_terminal(pid, fd);
 	result(WIFEXITED(status) && !WEXITSTATUS(status), "terminal: q quits");
 	result(!has_instance(pid), "terminal: no instance left");
@@ -532,13 +532,14 @@ static void check_user(void)
 	int status = run(NOBODY, "--once");
 
 	result(!status && says("0 VMs, 0 guest_memfds") && says("Not visible") &&
-	       says("CAP_SYS_PTRACE") && says("tracefs is for root"), "another user sees no VM, and is told why");
+	       says("CAP_SYS_PTRACE") && says("only root can access tracefs"),
+	       "another user sees no VM, and is told why");
 	status = run(NOBODY, "--once --json");
 	result(!status && says("\"vms\":[],\"files\":[],\"not_visible\":[\"VMs and files of "),
 	       "another user, JSON");
 }
 
-/* Call this in a separate process, as it becomes an ordinary user. */
+/* Call this in a separate process, as it gives up root's privileges. */
 static void own_vm(void)
 {
 	int status;
@@ -552,7 +553,7 @@ static void own_vm(void)
 	    !says("\"private\":0,\"ranges\":1,\"allocated\":%d,\"pages_poisoned\":0,\"conversions\":null,\"map\":null}", 16 * PAGE) ||
 	    !says("\"other_files\":[]") || !says("map of files: /sys/kernel/debug/kvm: ") ||
 	    !says("\"vms\":[{\"pid\":%d,\"fd\":%d,\"command\":\"gmem-top-test\",\"statistics\":null}", getpid(), vm_fd) ||
-	    !says("debugfs is for root") || !says("tracefs is for root")) {
+	    !says("only root can access debugfs") || !says("only root can access tracefs")) {
 		printf("# output: %s\n", output);
 		fflush(stdout);
 		_exit(1);
@@ -584,10 +585,10 @@ static void check_usage(void)
 		{ "--no-such", "unknown option --no-such" },
 		{ "-x", "unknown option -x" },
 		{ "--interval", "missing value for --interval" },
-		{ "--interval 0", "--interval takes seconds from 0.1 to 86400, not '0'" },
-		{ "--interval -1", "--interval takes seconds from 0.1 to 86400, not '-1'" },
-		{ "--interval nan", "--interval takes seconds from 0.1 to 86400, not 'nan'" },
-		{ "--interval 2x", "--interval takes seconds from 0.1 to 86400, not '2x'" },
+		{ "--interval 0", "--interval takes 0.1 to 86400 seconds, not '0'" },
+		{ "--interval -1", "--interval takes 0.1 to 86400 seconds, not '-1'" },
+		{ "--interval nan", "--interval takes 0.1 to 86400 seconds, not 'nan'" },
+		{ "--interval 2x", "--interval takes 0.1 to 86400 seconds, not '2x'" },
 		{ "--once=1", "--once" },
 		{ "4711", "unexpected argument 4711" },
 	};

@@ -51,10 +51,10 @@ struct conversions {
 };
 
 struct refusal {
-	int error;		/* 0: there was none */
+	int error;		/* EAGAIN or EHWPOISON, 0 if no request was refused */
 	u64 offset, size;	/* of the request */
-	bool has_offender;	/* the kernel has reported it */
-	u64 offender;		/* offset of the page */
+	bool has_offender;	/* the kernel has reported @offender */
+	u64 offender;		/* offset of the page that blocked the request */
 };
 
 struct activity {
@@ -87,7 +87,7 @@ struct map {
 };
 
 struct report {
-	double seconds;		/* length of the interval, 0 if nothing is watched */
+	double seconds;		/* length of the interval, 0 if conversions were not watched */
 	u64 lost;		/* events that were overwritten before they were read */
 	int in_place;		/* 1 on, 0 off, -1 unknown */
 	struct vm *vms;
@@ -97,7 +97,7 @@ struct report {
 	bool with_map;		/* requested by the user */
 	struct map *maps;	/* also of files that no visible process has open */
 	unsigned int nr_maps;
-	unsigned int width;	/* of lines */
+	unsigned int width;	/* columns for the map and the notes */
 	char **notes;		/* information that is not available, and why */
 	unsigned int nr_notes;
 };

@@ -25,7 +25,7 @@
 
 static const char * const tracefs[] = { "/sys/kernel/tracing", "/sys/kernel/debug/tracing" };
 
-static char instance[128];	/* its directory, empty if there is none */
+static char instance[128];	/* path of the tracefs instance, or empty */
 static int pipe_fd = -1;
 static char why_not[512];	/* the reason if conversions are not watched */
 
@@ -38,7 +38,7 @@ static bool not_watched(const char *path, const char *why)
 	int err = errno;
 
 	if (!why)
-		why = err == EACCES || err == EPERM ? "tracefs is for root" : "";
+		why = err == EACCES || err == EPERM ? "only root can access tracefs" : "";
 	snprintf(why_not, sizeof(why_not), "%s: %s%s%s", path, strerror(err), *why ? "; " : "", why);
 	trace_close();
 	return false;
@@ -112,7 +112,7 @@ bool trace_open(void)
 	snprintf(path, sizeof(path), "%s/" EVENT, dir);
 	if (stat(path, &st))
 		return not_watched(path, errno == ENOENT ?
-				   "KVM is not loaded, or does not support in-place conversion" : NULL);
+				   "KVM is not loaded, or does not have this tracepoint" : NULL);
 
 	snprintf(path, sizeof(path), "%s/instances", dir);
 	remove_stale(path);

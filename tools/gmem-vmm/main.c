@@ -23,20 +23,20 @@ static void usage(FILE *to)
 	      "Runs a small guest on one guest_memfd, lets it make pages of its own memory\n"
 	      "private and shared again, and shows and checks the effects.\n"
 	      "With --kernel, runs a Linux guest.  The terminal is its serial console, and ^C\n"
-	      "ends it.\n"
+	      "ends the guest.\n"
 	      "\n"
-	      "  --on-busy=retry  if a page is still in use, retry until it is free\n"
+	      "  --on-busy=retry  if a page is still in use, retry until it no longer is\n"
 	      "                   (default)\n"
 	      "  --on-busy=fail   if a page is still in use, stop the VM; with --kernel,\n"
 	      "                   refuse the guest's request\n"
 	      "  --quiet          print only errors, including those that injected memory\n"
 	      "                   errors cause\n"
 	      "  --kernel BZIMAGE a Linux kernel for x86-64\n"
-	      "  --initrd FILE    its initramfs; that of tools/gmem-guest converts memory\n"
-	      "  --cmdline TEXT   its command line, instead of\n"
+	      "  --initrd FILE    an initramfs; the one of tools/gmem-guest converts memory\n"
+	      "  --cmdline TEXT   the kernel's command line, instead of\n"
 	      "                   " DEFAULT_CMDLINE "\n"
-	      "  --memory MIB     its memory (default: 256)\n"
-	      "  --cpus N         its CPUs, 1 or 2 (default: 1)\n"
+	      "  --memory MIB     the guest's memory, 64 to 3072 MiB (default: 256)\n"
+	      "  --cpus N         the guest's CPUs, 1 or 2 (default: 1)\n"
 	      "  --help           this text\n"
 	      "\n"
 	      "Exit status:\n"
@@ -58,7 +58,7 @@ static enum on_busy parse_on_busy(const char *text)
 	if (!strcmp(text, "retry"))
 		return BUSY_RETRY;
 	if (strcmp(text, "fail"))
-		bad_usage();
+		cannot_run("--on-busy takes retry or fail, not '%s'", text);
 	return BUSY_FAIL;
 }
 
@@ -111,7 +111,8 @@ int main(int argc, char **argv)
 			boot.cmdline = optarg;
 			break;
 		case 'm':
-			mib = parse_number("--memory", optarg, LINUX_MIN_MIB, LINUX_MAX_MIB);
+			mib = parse_number("--memory (in MiB)", optarg, LINUX_MIN_MIB,
+					   LINUX_MAX_MIB);
 			break;
 		case 'n':
 			boot.nr_cpus = parse_number("--cpus", optarg, 1, LINUX_MAX_CPUS);
@@ -124,7 +125,7 @@ int main(int argc, char **argv)
 		}
 	}
 	if (optind != argc)
-		bad_usage();
+		cannot_run("unexpected argument '%s'; see --help", argv[optind]);
 	if (is_linux && !boot.kernel)
 		cannot_run("--initrd, --cmdline, --memory and --cpus are for a Linux guest: they\n"
 			   "require --kernel");

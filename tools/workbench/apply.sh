@@ -5,9 +5,10 @@
 #
 # All patches are tried in a scratch repository first, so the tree itself changes either in one go or not at all. A git
 # tree is fast-forwarded to the commits made there; refs/worktree/gmem-before and refs/worktree/gmem-after point to its
-# commits before and after that. In a plain tree the files are replaced; old and new ones are kept in .gmem-apply/.
+# HEAD before and after that. In a plain tree the files are replaced; old and new ones are kept in .gmem-apply/.
 #
-# cmd_apply sets SCRATCH, the repository; apply_trials sets TRIAL, a directory with trees to try it on.
+# Sets APPLY_UNDO, the name of that directory, once. cmd_apply sets SCRATCH, the repository; apply_trials sets TRIAL, a
+# directory with trees to try wb apply on.
 
 APPLY_UNDO=.gmem-apply
 
@@ -81,8 +82,8 @@ apply_scratch_git()
 		git -C "$SCRATCH" checkout -q --detach "$head"
 }
 
-# apply_some FROM TO: copy the files listed on standard input, if they exist. Replace each one, as it may be a hard
-# link, and so that make sees it as new.
+# apply_some FROM TO: copy the files listed on standard input, if they exist. Remove old ones first, as they may be hard
+# links, and do not preserve file times, so that make sees the new ones as new.
 apply_some()
 {
 	local file
@@ -113,7 +114,7 @@ apply_try()
 	series_am "$SCRATCH"
 }
 
-# apply_git DIR: fast-forward. If git refuses, e.g. as an untracked file would be overwritten, nothing has been written.
+# apply_git DIR: fast-forward. If git refuses, e.g. because an untracked file is in the way, nothing has been written.
 apply_git()
 {
 	git -C "$1" fetch -q --no-tags --no-write-fetch-head "$SCRATCH" \
@@ -155,7 +156,8 @@ undo_git()
 	[ "$after" = "$(git -C "$1" rev-parse HEAD)" ] ||
 		die "apply: $1 has commits on top of the series; to undo only the series, run 'git rebase --onto refs/worktree/gmem-before refs/worktree/gmem-after' there"
 	apply_clean "$1"
-	git -C "$1" -c core.hooksPath=/dev/null reset -q --keep "$before" || die "apply: git cannot go back in $1"
+	git -C "$1" -c core.hooksPath=/dev/null reset -q --keep "$before" ||
+		die "apply: nothing was changed in $1: git refused, see above"
 	apply_forget "$1"
 }
 
@@ -208,7 +210,7 @@ cmd_apply()
 	said=$(apply_try "$dir" 2>&1) || die "apply: nothing was changed in $dir: $said"
 	said="$(series_patches | wc -l) patches on Linux $(apply_version "$dir") in $dir"
 	if [ "$mode" = --dry-run ]; then
-		note "all fit: $said"
+		note "can be applied: $said"
 	elif apply_is_git "$dir"; then
 		apply_git "$dir" || die "apply: nothing was changed in $dir: git refused, see above"
 		note "applied as commits: $said"
@@ -245,7 +247,7 @@ trial_files()
 	tgit archive "$2" -- Makefile Kbuild $(tgit ls-tree -r --name-only "$2" -- $(series_files)) | tar -C "$1" -xf -
 }
 
-# trial_same DIR COMMIT: check that the tree consists of exactly these files.
+# trial_same DIR COMMIT: check that DIR has exactly the files that trial_files extracts from COMMIT.
 trial_same()
 {
 	trial_files "$TRIAL/expected" "$2" && diff -r "$1" "$TRIAL/expected"
@@ -267,7 +269,7 @@ trial_plain()
 	trial_same "$dir" refs/wb/next || return 1
 	apply_refused "it has been applied already" "$dir" || return 1
 	mv "$TRIAL/undo" "$dir/$APPLY_UNDO"
-	# As if it had been interrupted half-way.
+	# As if wb apply had been interrupted half-way.
 	cp "$dir/$APPLY_UNDO/old/$file" "$dir/$file"
 	(cmd_apply --undo "$dir") && trial_same "$dir" base || return 1
 

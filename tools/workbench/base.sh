@@ -3,7 +3,8 @@
 #
 # Prerequisites: Debian packages, and the source of the base kernel.
 #
-# cmd_fetch sets VERSION and BASE_TAR, the version of the base and its tarball, and APT, a temporary directory.
+# Sets BASE_PACKAGE, BASE_VERSION, BASE_SHA256 and BASE_SUITE, which pin the base, once. cmd_fetch sets VERSION and
+# BASE_TAR, the version of the base and its tarball, and APT, a temporary directory.
 
 BASE_PACKAGE=linux-source-7.3
 BASE_VERSION=7.3.4-1~bpo13+1

@@ -175,7 +175,8 @@ function judge(	i, name, ref, was, what)
 	}
 	for (i = 1; i <= nr_recorded; i++)
 		if (!(names[i] in value))
-			print "fail bench: " names[i] ": recorded, but not measured"
+			print "fail bench: " names[i] ": recorded, but not measured: if it was removed, " \
+				"run 'wb bench --record'"
 }
 
 function record(	i, name)
@@ -183,7 +184,7 @@ function record(	i, name)
 	print "# SPDX-License-Identifier: GPL-2.0-only"
 	print "#"
 	print "# Recorded by 'wb bench --record'; 'wb test' fails if a row exceeds its value by more than " percent " percent. Instructions"
-	print "# per call, page or fault are ratios to the reference row of the same run, and hardly depend on the compiler;"
+	print "# per call, page or fault are ratios to a reference row of the same run, and hardly depend on the compiler;"
 	print "# ms, KiB and counts are absolute values. Made with " compiler "."
 	print "#"
 	print "#\tRATIO UNIT ROW"

@@ -25,7 +25,8 @@ bench_vm()
 	vm_kvm gmem_in_place_conversion=1
 }
 
-# bench_boot DIR: run both modes in one boot, and reload KVM for the second. Leave the program's output in DIR/rows.
+# bench_boot DIR: run the program with in-place conversion, reload KVM, and run it with per-VM tracking. Leave its
+# output in DIR/rows.
 bench_boot()
 {
 	kernel_take $BENCH_KERNEL
@@ -71,7 +72,7 @@ bench_step()
 	step bench "benchmark" "$(grep -vc '^#' "$WB/bench.expected")" bench_boot "$1"
 }
 
-# bench_run DIR: run it as one of the machines of a run, possibly alongside others.
+# bench_run DIR: boot the benchmark's machine as one of those of a run, possibly alongside others.
 bench_run()
 {
 	bench_boot "$1" > "$1/log" 2>&1 && touch "$1/done"

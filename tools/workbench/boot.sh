@@ -5,8 +5,8 @@
 # of the ports through which results come back.
 #
 # vm_new sets VM, the directory, and the properties of the machine: VM_CPUS, VM_MEM in MiB, VM_TIME, the timeout in
-# seconds (0: none), VM_APPEND, words of its kernel command line, and VM_CLOCK, see vm_counted. Change them before
-# vm_kvm and vm_run. vm_kvm sets VM_VENDOR, the vendor's module.
+# seconds (0: none), VM_APPEND, words of its kernel command line, and VM_CLOCK, see vm_counted. Change VM_CPUS and
+# VM_CLOCK before vm_kvm, and the others before vm_run. vm_kvm sets VM_VENDOR, the vendor's module.
 
 # vm_new [DIR]: set up a machine with the selected kernel, in this directory or in a new one.
 vm_new()

@@ -12,7 +12,7 @@ kernel_names()
 	awk '/^[^#]/ { print $1 }' "$WB/kernels"
 }
 
-# kernel_fields NAME: TREE ARCH STEPS CONFIG...
+# kernel_fields NAME: print TREE ARCH STEPS CONFIG...
 kernel_fields()
 {
 	awk -v name="$1" '$1 == name { $1 = ""; print }' "$WB/kernels"
@@ -137,7 +137,7 @@ kernel_build()
 			[ -e "$(arch_out)" ] ||
 				die "the kernel $KERNEL starts as a copy of $KARCH; build that first: wb build $KARCH $KERNEL"
 			[ -e "$KTREE" ] || tree_clean ||
-				die "build/linux has uncommitted edits or new files: the kernel $KERNEL starts as a copy of it"
+				die "build/linux has uncommitted edits or new files: commit them, then build $KERNEL"
 			step "copy-$KERNEL" "copy of an existing build" 0 kernel_copy || die "cannot copy a kernel"
 		fi
 	fi

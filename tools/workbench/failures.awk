@@ -46,7 +46,7 @@ function show_program(path,	line, lines, nr, cases)
 		}
 	}
 	close(path)
-	# It died, timed out, or does not write KTAP.
+	# The program died, timed out, or does not write KTAP.
 	if (!cases)
 		show_case(lines, nr)
 }

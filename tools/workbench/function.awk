@@ -4,8 +4,8 @@
 # nothing.
 #
 # NAME is the name of a function, a variable, a struct or a #define, or the first argument of a macro that defines
-# something, e.g. TRACE_EVENT(). Definitions begin in column 0, and end with a brace or parenthesis in column 0 if they
-# are longer than a line. Declarations do not count.
+# something, e.g. TRACE_EVENT(). Definitions begin in column 0. If they are longer than a line, they end with a brace or
+# parenthesis in column 0; a #define ends with the first line without a backslash. Declarations do not count.
 
 function begin()
 {

@@ -24,7 +24,7 @@
  *	fatal MESSAGE			(the plan could not be carried out)
  *	end
  *
- * If there is no "end", the machine died.
+ * If there is neither "end" nor "fatal", the machine died or ran out of time.
  */
 
 #define _GNU_SOURCE
@@ -425,7 +425,7 @@ int main(void)
 	sigset_t set;
 	FILE *plan;
 
-	/* reap() sleeps in sigtimedwait(). */
+	/* Block SIGCHLD, as reap() waits for it with sigtimedwait(). */
 	sigemptyset(&set);
 	sigaddset(&set, SIGCHLD);
 	sigprocmask(SIG_BLOCK, &set, NULL);

@@ -77,7 +77,7 @@ text != "" && index($0, text) {
 	} else {
 		kind = ok ? "pass" : "fail"
 	}
-	# If the table has a `gives` line for the test, that alone decides.
+	# If the table has a `gives` line for the test, lines of KTAP do not count.
 	if (due == "" && (!sum || (kind == "fail" && !failures)))
 		result(kind, what, why)
 }

@@ -54,7 +54,7 @@ lint_build()
 	git -C "$STEPS" fetch -q "$TREE" "$commit" && git -C "$STEPS" checkout -q -f --detach "$commit" || return 1
 	make -f "$WB/Makefile" TREE="$STEPS" OUT="$STEPS_OUT" ARCH=x86_64 \
 		CONFIGS="base memcg x86_64 debug confidential lint" config || return 1
-	# Commits without this option ignore it; in others, its file compiles only with it.
+	# Commits without this option ignore it; in the others, gmem_test_hooks.c compiles only with it.
 	"$STEPS/scripts/config" --file "$STEPS_OUT/.config" --enable KVM_GMEM_TEST_HOOKS
 	lint_make olddefconfig || return 1
 	lint_objects "$@" > "$STEPS_OUT/objects"
@@ -99,7 +99,7 @@ lint_base()
 {
 	# shellcheck disable=SC2046 # a list of files
 	set -- $(cut -d : -f 1 "$WARNINGS" | sort -u)
-	# Only the compiler knows which files include a header, so compile all of them.
+	# Only the compiler knows which files include a header, so compile all that the series touches.
 	case " $*" in *.h*) set -- ;; esac
 	lint_commit base base '' "$@"
 }

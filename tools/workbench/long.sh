@@ -142,7 +142,7 @@ cmd_parts()
 	local part nr
 
 	have_tree
-	tree_clean || die "build/linux has uncommitted edits or new files"
+	tree_clean || die "build/linux has uncommitted edits or new files: commit them first"
 	series_parts > "$BUILD/parts.list"
 	for part; do
 		grep -q "^$part " "$BUILD/parts.list" ||
@@ -154,7 +154,7 @@ cmd_parts()
 		"  "|*" $part "*) ;;
 		*)	continue ;;
 		esac
-		say "Part $part, $nr patches"
+		say "Part $part: the first $nr patches of the series"
 		(part_test "$part" "$nr") || :
 		if [ -s "$RUN/part-$part/summary" ]; then
 			sed "s/ / part $part: /" "$RUN/part-$part/summary" >> "$RUN/summary"

@@ -23,7 +23,8 @@ modules_headers()
 	series_touched "$1" | grep '^include/.*/kvm[^/]*$\|^arch/x86/include/'
 }
 
-# modules_source DIR: copy all of KVM, the headers that the series changes, and the makefiles of tools/gmem-modules.
+# modules_source DIR: copy all of KVM, its headers that the series changes, and the makefiles, mm.h and check of
+# tools/gmem-modules.
 modules_source()
 {
 	local kvm="$1/arch/x86/kvm" file
@@ -51,7 +52,7 @@ modules_version()
 	apply_version "$TREE"
 }
 
-# modules_build y|n DIR
+# modules_build y|n DIR: build against the headers in DIR, with software-protected VMs (y) or without.
 modules_build()
 {
 	local name release
@@ -104,7 +105,7 @@ modules_dkms()
 	note "build/modules/kvm-gmem-dkms_${version}_all.deb"
 }
 
-# modules_stock RELEASE: fetch Debian's kernel and the modules that KVM needs.
+# modules_stock RELEASE: fetch Debian's kernel, its KVM modules and those that they need.
 modules_stock()
 {
 	local stock="$MODULES/$1.stock" package path
@@ -144,7 +145,7 @@ modules_boot()
 	# once caused an oops, "int3", in schedule(): apparently a CPU hit a breakpoint that another one had already
 	# replaced. With a single CPU there is no such race.
 	VM_CPUS=1
-	# Debian's drivers for disks are modules.
+	# Debian's drivers for disks are modules, so do without the disk.
 	sed -i '/^dir \/disk /d' "$VM/cpio"
 	vm_module ccp
 	vm_kvm "$@"
@@ -183,7 +184,7 @@ modules_test()
 	modules_boot "$MODULES/$1" "Debian's kernel $1 with the modules" "$1" gmem_in_place_conversion=1 gmem_hugepages=1 &&
 		[ "$MODULES_OK" -eq 2 ] || die "modules: the example VMM or the test fails; see $VM"
 	rm -rf "$VM"
-	modules_boot "$MODULES/$1.stock/lib" "the same, with Debian's modules" "$1" &&
+	modules_boot "$MODULES/$1.stock/lib" "Debian's kernel $1 with its own modules" "$1" &&
 		[ "$MODULES_OK" -eq 0 ] || die "modules: the example VMM and the test should have failed without the modules; see $VM"
 	rm -rf "$VM" "$MODULES/run"
 	note "example VMM and test: they work with the modules, and fail without them"

@@ -9,7 +9,7 @@
 #	function.awk	finds a function in a C file
 #
 # Sets MUTANTS, a directory with the parsed table, MUTANTS_KILLED, a file that remembers which were killed, MUTANT_FILES,
-# files of build/linux that differ from its commit, MUTANT_MACHINES, the processes that boot one, MUTATED, the kernels
+# files of build/linux that differ from HEAD, MUTANT_MACHINES, the processes that boot machines, MUTATED, the kernels
 # built with a mutant, and RUN and RESULTS for test.sh.
 
 MUTANTS=$BUILD/mutants.table
@@ -224,7 +224,8 @@ mutant_build()
 
 	shift 3
 	mutant_kernel "$test" "$machine"
-	[ -e "$(kernel_image)" ] || { echo "mutant $name: no kernel $KERNEL built yet"; return 1; }
+	[ -e "$(kernel_image)" ] ||
+		{ echo "mutant $name: the kernel $KERNEL has not been built yet: run 'wb build $KERNEL'"; return 1; }
 	mutant_apply "$name" "$@" || return 1
 	case " $MUTATED " in
 	*" $KERNEL "*) ;;
@@ -292,12 +293,12 @@ mutants_all()
 	local name named="$*"
 
 	have_kernel
-	tree_clean || die "build/linux has uncommitted edits or new files"
+	tree_clean || die "build/linux has uncommitted edits or new files: commit them first"
 	mutants_read || die "the table of mutants cannot be read"
 	# shellcheck disable=SC2046 # a list of mutants
 	[ $# -gt 0 ] || set -- $(cut -d ' ' -f 1 "$MUTANTS/index")
 	for name; do
-		grep -q "^$name " "$MUTANTS/index" || die "no mutant '$name'; 'wb mutants --list' lists them"
+		grep -q "^$name " "$MUTANTS/index" || die "no mutant '$name'; see 'wb mutants --list'"
 	done
 	# The tests may have changed as well.
 	# shellcheck disable=SC2046 # a list of tests

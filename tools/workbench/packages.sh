@@ -81,14 +81,15 @@ packages_tree()
 }
 
 # packages_kbuild TARGET...: keep date and build number the same, or the kernel would be linked again for the packages.
-# LOCALVERSION keeps "+" off the release of a git tree.
+# An empty LOCALVERSION keeps "+" off the release of a git tree.
 packages_kbuild()
 {
 	make -C "$KTREE" O="$OUT" ARCH=x86_64 LOCALVERSION= KBUILD_BUILD_VERSION=1 KBUILD_BUILD_TIMESTAMP="$PACKAGES_DATE" \
 		-j "$JOBS" "$@"
 }
 
-# packages_configure FILE DEBUG SW
+# packages_configure FILE DEBUG SW: start from FILE. Keep debug information if DEBUG is not empty, and add
+# software-protected VMs if SW is not empty.
 packages_configure()
 {
 	mkdir -p "$OUT" && packages_config_read "$1" > "$OUT/wb.config" || return 1
@@ -108,7 +109,7 @@ packages_configure()
 	}
 }
 
-# Estimate disk space in MiB: about one for each option that is set, five with debug information.
+# Estimate disk space in MiB: 1000, and one for each option that is set, or five with debug information.
 packages_disk()
 {
 	packages_config_read "$1" | grep -c '=[my]$' |
@@ -161,7 +162,7 @@ packages_explain()
 	local release dir="${1#"$TOP"/}"
 
 	release=$(cat "$OUT/include/config/kernel.release")
-	say "What to do with them, from $TOP, as root"
+	say "Next steps, as root, in $TOP"
 	note "install     apt install ./$dir/linux-image-${release}_*.deb ./$dir/linux-headers-${release}_*.deb"
 	note "            linux-libc-dev is for building programs; it replaces the distribution's"
 	if grep -qx CONFIG_KVM=y "$OUT/.config"; then
@@ -170,7 +171,7 @@ packages_explain()
 		note "turn it on  echo options kvm $PACKAGES_PARAM=1 > /etc/modprobe.d/gmem.conf"
 	fi
 	note "boot        restart, with Secure Boot off, and choose Linux $release in the boot loader's menu"
-	note "see it on   cat /sys/module/kvm/parameters/$PACKAGES_PARAM    # Y"
+	note "check       cat /sys/module/kvm/parameters/$PACKAGES_PARAM    # Y"
 	note "remove      apt purge linux-image-$release linux-headers-$release; rm -f /etc/modprobe.d/gmem.conf"
 }
 

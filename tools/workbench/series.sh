@@ -200,7 +200,8 @@ series_comments()
 		{ printf "%s%s\n", comment[key($0)], $0; delete comment[key($0)] }
 		END {
 			for (name in comment)
-				printf "%spatches/series: put this back, %s is gone\n", comment[name], name > "/dev/stderr"
+				printf "%spatches/series: these lines were before %s, which is gone: put them back\n",
+					comment[name], name > "/dev/stderr"
 		}' "$PATCHES/series" -
 }
 
@@ -278,7 +279,7 @@ series_agree()
 	series_lay || return 1
 	series_quilt "$BUILD/check/quilt" || return 1
 	[ "$(tgit rev-parse 'HEAD^{tree}')" = "$(tgit rev-parse 'refs/wb/next^{tree}')" ] ||
-		{ echo "build/linux and patches/ differ: 'wb export' or 'wb tree'"; rc=1; }
+		{ echo "build/linux and patches/ differ: 'wb export' changes the latter, 'wb tree' the former"; rc=1; }
 	export_to "$BUILD/check/export" && export_to "$BUILD/check/again" || return 1
 	diff -r "$BUILD/check/export" "$BUILD/check/again" || { echo "two exports differ"; rc=1; }
 	export_list "$BUILD/check/export" > "$BUILD/check/new"

@@ -14,8 +14,9 @@
 
 END {
 	for (name in want) {
-		if (want[name] == name "=n" ? name in have : have[name] != want[name]) {
-			printf "config: %s did not survive: %s\n", want[name], name in have ? have[name] : name " is not set"
+		is = name in have ? have[name] : name " is not set"
+		if (want[name] == name "=n" ? name in have : is != want[name]) {
+			printf "config: %s did not survive olddefconfig: %s\n", want[name], is
 			lost++
 		}
 	}

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-only
 # shellcheck shell=dash
 #
-# The whole run: static checks, build, and the booted matrix that the file `tests` describes.
+# The whole run: static checks, build, and the matrix of machines and tests that the file `tests` describes.
 #
 # Sets TESTS, the table; RUN, the directory of the run; and RESULTS, which RUN is renamed to at the end. Selects kernels
 # (see build.sh), and sets VM to the machine being judged.
@@ -52,7 +52,7 @@ machine_kernel()
 	kernel_take "$2"
 }
 
-# List the kernels of machines and of the benchmark, in the order in which they are built.
+# List the kernels of the machines of `wb test` and of the benchmark, in the order in which they are built.
 test_kernels()
 {
 	awk -v bench=$BENCH_KERNEL 'BEGIN { has[bench] = 1 }
@@ -71,7 +71,7 @@ test_programs()
 	done | awk '$1 == "test" && $5 ~ /\// && !seen[$5]++ { print $5 }'
 }
 
-# A run collects its results in a temporary directory, which becomes build/results at the end.
+# A run collects its results in a temporary directory, RUN, which is renamed to RESULTS at the end.
 run_new()
 {
 	mkdir -p "$BUILD" "$LOGS"

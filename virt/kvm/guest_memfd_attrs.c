@@ -176,7 +176,7 @@ bool kvm_gmem_attrs_first(struct kvm_gmem_attrs *attrs, pgoff_t *start,
 	return false;
 }
 
-/* Find the last page that differs in a range that has at least one. */
+/* Find the last page up to @last that differs from @private; one must exist. */
 static pgoff_t kvm_gmem_attrs_last(struct kvm_gmem_attrs *attrs, pgoff_t last,
 				   bool private)
 {
@@ -200,7 +200,7 @@ static pgoff_t kvm_gmem_attrs_last(struct kvm_gmem_attrs *attrs, pgoff_t last,
 bool kvm_gmem_attrs_range_is(struct kvm_gmem_attrs *attrs, pgoff_t start,
 			     pgoff_t last, bool private)
 {
-	/* The common case.  A single counter is consistent by itself. */
+	/* Common: all pages match.  Reading a single counter needs no lock. */
 	if (READ_ONCE(attrs->nr_private) == (private ? attrs->last + 1 : 0))
 		return true;
 
@@ -262,8 +262,8 @@ static void kvm_gmem_attrs_prune(struct kvm_gmem_attrs_update *update, pgoff_t i
 }
 
 /*
- * Detach uniform nodes left by the last update, unless this one has an edge in
- * the same leaf.
+ * Detach uniform nodes left by the last update, unless the new update has an
+ * edge in the same leaf.
  */
 static void kvm_gmem_attrs_prune_lazy(struct kvm_gmem_attrs_update *update)
 {
@@ -501,7 +501,7 @@ pgoff_t kvm_gmem_attrs_commit(struct kvm_gmem_attrs_update *update, bool private
 	attrs->lazy[0] = update->start;
 	attrs->lazy[1] = min(update->last + 1, attrs->last);
 
-	/* Pages beyond the end of the file have the last one's attribute. */
+	/* Pages beyond the end of the file have the last page's attribute. */
 	end = BIT(kvm_gmem_attrs_node_shift(root->level)) - 1;
 	if (update->last == attrs->last)
 		update->last = end;

@@ -37,9 +37,12 @@ struct attrs_test {
 	unsigned int nr;
 	bool outside;
 	bool pages[10000];
-	/* Of the last update. */
+
+	/* Results of the last update. */
 	pgoff_t nr_changed;
 	unsigned int nr_detached;
+
+	/* For attrs_test_readers(): the attribute of page RACE_FLIPS. */
 	seqcount_t seq;
 	bool flips;
 };
@@ -168,7 +171,7 @@ static unsigned int attrs_test_check(struct kunit *test)
 	return nr_nodes;
 }
 
-/* Make pages @first to @last of the window private or shared. */
+/* Make pages @first to @last of the model private or shared. */
 static void attrs_test_update(struct kunit *test, unsigned int first,
 			      unsigned int last, bool private)
 {

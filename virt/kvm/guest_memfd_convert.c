@@ -6,7 +6,7 @@
  * on the file by guests and by host userspace.  If a page is in use, drop the
  * lock for a while and start over.  Do everything that can fail without harm
  * before changing anything.  After that, only zapping and releasing pages can
- * fail, and that kills the VM:
+ * fail, and a failure kills the VM.  The steps are:
  *
  * 1. Allocate memory for the store of the attributes.
  * 2. To private: drop all host references to the pages.

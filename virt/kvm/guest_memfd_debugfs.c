@@ -1,16 +1,17 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * gmem_map in the VM's debugfs directory shows which memory of its guest_memfds
- * is private or shared, and how much of each range is allocated.
+ * gmem_map in the VM's debugfs directory shows which ranges of the VM's
+ * guest_memfds are private or shared, and how much of each range is allocated.
  *
- * Don't hold anything between two lines, as the reader may take its time.
+ * Hold no lock or reference between two lines, as the reader may take its time.
  * Resume by the file's ID and the offset, so that files can be closed and
  * created in the meantime.  Each line is accurate when it is generated, but
  * memory can change before the next one.
  *
  * debugfs waits for readers before it removes a file, and destroying a VM
- * removes it before anything that readers use.  Thus the VM exists while its
- * map is being read, but a map that is merely open does not keep the VM alive.
+ * removes gmem_map before anything that its readers use.  Thus the VM exists
+ * while its map is being read, but a map that is merely open does not keep the
+ * VM alive.
  */
 #include <linux/debugfs.h>
 #include <linux/kvm_host.h>
@@ -31,7 +32,7 @@
 struct kvm_gmem_map_iter {
 	struct kvm *kvm;
 
-	/* Where the line starts.  If that file is gone, go on to the next. */
+	/* File and page where the line starts.  Skip the file if it is gone. */
 	unsigned long id;
 	pgoff_t index;
 
@@ -101,7 +102,7 @@ static void kvm_gmem_map_fill(struct kvm_gmem_map_iter *iter, struct inode *inod
 	iter->nr_allocated = 0;
 	iter->nr_poisoned = 0;
 
-	/* End before the next block with pages, or at the end of this one. */
+	/* End with this block if it has pages, or before the next that does. */
 	if (xa_find(&mapping->i_pages, &present, iter->last, XA_PRESENT)) {
 		block = round_down(present, KVM_GMEM_MAP_BLOCK);
 		has_pages = block <= iter->index;

@@ -32,7 +32,7 @@ module_param_named(gmem_hugepages, kvm_gmem_hugepages, bool, 0644);
 /*
  * Serialize allocating a chunk and making it private, as vCPUs that fault on it
  * hold the invalidate lock only for read.  Take a chunk lock inside the
- * invalidate lock, and don't wait for folio locks while holding it.
+ * invalidate lock.  Don't wait for a folio lock while holding a chunk lock.
  */
 #define KVM_GMEM_CHUNK_LOCK_BITS	6
 static struct mutex kvm_gmem_chunk_locks[BIT(KVM_GMEM_CHUNK_LOCK_BITS)];

@@ -148,7 +148,7 @@ static int kvm_gmem_drop_folio_refs(struct kvm_gmem_conversion *c, struct folio 
 	if (!kvm_gmem_folio_is_unused(folio))
 		lru_add_drain();
 
-	/* Drain once per attempt.  kvm_gmem_wait_locked() may drain again. */
+	/* Drain here at most once per attempt; waiting may drain again. */
 	if (!kvm_gmem_folio_is_unused(folio) && !folio_test_hwpoison(folio) &&
 	    !c->drained)
 		kvm_gmem_drain_all(c, folio);

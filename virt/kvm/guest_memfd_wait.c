@@ -29,9 +29,9 @@
 #define KVM_GMEM_WAIT_PAGE_NS		(100 * NSEC_PER_MSEC)
 
 /*
- * If users come and go, none of them blocks the conversion for good, but it
- * takes luck to catch a moment without users.  Report a page after this long,
- * in case one of the users is a long-term pin.
+ * If users come and go, probably none of them blocks the conversion for good,
+ * but it takes luck to catch a moment without users.  Report a page after this
+ * long, in case one of the users is a long-term pin.
  */
 #define KVM_GMEM_WAIT_NS		(2 * NSEC_PER_SEC)
 
@@ -148,7 +148,7 @@ bool kvm_gmem_wait_paused(struct kvm_gmem_wait *wait, u64 now, bool in_use)
 }
 EXPORT_SYMBOL_IF_KUNIT(kvm_gmem_wait_paused);
 
-/* Return true if the budget allows draining the LRU caches of all CPUs. */
+/* Take a drain of all CPUs' LRU caches from the budget, or return false. */
 bool kvm_gmem_drain_take(struct kvm_gmem_drain_budget *budget, u64 now)
 {
 	u64 until = max(budget->spent_until, now);
@@ -163,8 +163,8 @@ EXPORT_SYMBOL_IF_KUNIT(kvm_gmem_drain_take);
 
 /*
  * Return @nr drains to the budget.  @spent_until is the budget's value after
- * the last of them.  The part before @now has been replenished already, and the
- * part beyond @spent_until was spent by others.
+ * the last of them.  Time before @now has been replenished already, and time
+ * beyond @spent_until was spent by others.
  */
 void kvm_gmem_drain_refund(struct kvm_gmem_drain_budget *budget, u64 now,
 			   unsigned int nr, u64 spent_until)

@@ -66,7 +66,7 @@ static bool wait_test_expired(struct wait_test *t)
 	return kvm_gmem_wait_expired(&t->wait);
 }
 
-/* Look at a page in use every ms until @end, and expect to be allowed to. */
+/* Look at a page in use every ms until @end, and expect no report of it. */
 static void wait_test_look_until(struct kunit *test, u64 end)
 {
 	struct wait_test *t = test->priv;
@@ -100,7 +100,7 @@ static void wait_test_not_waiting(struct kunit *test)
 	t->now += LONG;
 	KUNIT_EXPECT_FALSE(test, wait_test_expired(t));
 
-	/* Time that passed before does not count. */
+	/* Time that passed before the wait does not count. */
 	wait_test_begin(t, 0);
 	KUNIT_EXPECT_FALSE(test, wait_test_expired(t));
 	wait_test_expires_at(test, t->now + 100 * MS);
@@ -280,7 +280,7 @@ static void wait_test_hold(struct kunit *test)
 	KUNIT_EXPECT_FALSE(test, wait_test_look(t, true));
 	KUNIT_EXPECT_FALSE(test, wait_test_expired(t));
 
-	/* Without others that want the lock there is no such limit. */
+	/* Unless other tasks want the lock, there is no such limit. */
 	KUNIT_EXPECT_TRUE(test, wait_test_look(t, false));
 	t->now += 50 * MS;
 	KUNIT_EXPECT_TRUE(test, wait_test_look(t, false));

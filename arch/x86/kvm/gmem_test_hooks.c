@@ -33,7 +33,7 @@ static atomic_t kvm_gmem_test_nr_released = ATOMIC_INIT(0);
 static atomic_t kvm_gmem_test_nr_unflushed = ATOMIC_INIT(0);
 static atomic_t kvm_gmem_test_nr_leaked = ATOMIC_INIT(0);
 
-/* Calls for all pages of a chunk. */
+/* Calls to assign or release all pages of a chunk, successful or not. */
 static atomic_t kvm_gmem_test_nr_assigned_chunks = ATOMIC_INIT(0);
 static atomic_t kvm_gmem_test_nr_released_chunks = ATOMIC_INIT(0);
 
@@ -128,7 +128,7 @@ static void kvm_gmem_test_check_zapped(struct kvm *kvm, struct kvm_memory_slot *
 	if (WARN_ON_ONCE(kvm_unmap_gfn_range(kvm, &range)))
 		kvm_flush_remote_tlbs(kvm);
 
-	/* Not an error, as the guest may not have mapped the page. */
+	/* A missing flush is no error if the guest never mapped the page. */
 	if (page->nr_flushes == READ_ONCE(kvm->stat.generic.remote_tlb_flush_requests))
 		atomic_inc(&kvm_gmem_test_nr_unflushed);
 }
@@ -193,7 +193,7 @@ int kvm_gmem_test_reclaim(kvm_pfn_t pfn, kvm_pfn_t nr_pages)
 	return r;
 }
 
-/* Pretend that zapping the range failed. */
+/* Pretend that zapping failed, if a failure is injected. */
 void kvm_gmem_test_invalidate(struct kvm *kvm)
 {
 	if (kvm->arch.vm_type == KVM_X86_SW_PROTECTED_VM &&

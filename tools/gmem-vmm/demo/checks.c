@@ -38,7 +38,7 @@ void check_map(struct vm *vm)
 
 	pages_in_memory(vm, used);
 	check(!memcmp(used, demo.used, FILE_PAGES),
-	      "the same pages are in memory as before: none allocated, none freed");
+	      "the same pages are in memory as before the conversion: none allocated, none freed");
 	for (i = 0; i < FILE_PAGES; i++) {
 		if (!used[i])
 			continue;
@@ -46,6 +46,6 @@ void check_map(struct vm *vm)
 		open[vm->is_private[i]] += !touch_read(at(vm, i, AT_TOUCH)).fault;
 	}
 	check(open[0] == there[0] && !open[1],
-	      "in memory and accessible to the host: %u of %u shared pages, %u of %u private",
+	      "pages in memory that the host can access: %u of %u shared, %u of %u private",
 	      open[0], there[0], open[1], there[1]);
 }

@@ -10,9 +10,9 @@
 
 /* State that is passed from one step of the demonstration to the next. */
 struct demo {
-	int step;		/* the last one that the guest has done */
+	int step;		/* the last one completed or skipped */
 	__u8 used[FILE_PAGES];	/* pages in memory before the conversion */
-	struct map_row row;	/* the map at that time */
+	struct map_row row;	/* the map before the conversion */
 	__u64 frame;		/* of DATA_PAGE */
 	struct usage empty, full, shared, again;
 	struct vcpu counter;
@@ -22,10 +22,10 @@ struct demo {
 	struct pin pin;
 	struct timespec refused;
 	bool huge;		/* memory is allocated in chunks of 2 MiB */
-	bool no_huge;		/* the steps about that were skipped */
-	bool skipped;		/* the steps in which memory fails */
+	bool no_huge;		/* the steps with huge pages were skipped */
+	bool skipped;		/* the steps with memory errors were skipped */
 	__u64 lost_frame;	/* of the last page hit by an error */
-	unsigned long lost_kb;	/* memory that the machine had lost before */
+	unsigned long lost_kb;	/* HardwareCorrupted before the injection */
 };
 
 extern struct demo demo;

@@ -50,7 +50,7 @@ static void demo_after(struct vm *vm, __u64 offset, __u64 size, int err)
 	if (err || demo.step == STEP_LIVE)
 		return;
 	if (vm->refusals)
-		say("   converted after %ld ms; the request was refused %lu time%s before",
+		say("   converted %ld ms after the first refusal; %lu refusal%s in all",
 		    ms_since(&demo.refused), vm->refusals, vm->refusals == 1 ? "" : "s");
 	map_take(&row, vm, offset);
 	map_show("after", &row);

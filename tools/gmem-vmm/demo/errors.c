@@ -39,7 +39,7 @@ void step_error(struct vm *vm)
 	if (err) {
 		say("   SKIPPED: memory errors cannot be injected here (%s).\n"
 		    "   This requires root, debugfs mounted, and a kernel with CONFIG_HWPOISON_INJECT\n"
-		    "   (if it is a module there: modprobe hwpoison-inject).", strerror(err));
+		    "   (if that is a module: modprobe hwpoison-inject).", strerror(err));
 		demo.skipped = true;
 		demo.step = STEP_END - 1;
 		return;
@@ -82,7 +82,7 @@ void step_strike(struct vm *vm)
 {
 	strike(vm, LOST_PAGE);
 	say("       No signal is sent, as no host mapping is affected.  The guest has not\n"
-	    "       noticed either: KVM has only removed the page from its page tables.");
+	    "       noticed either: KVM has only removed its mapping of the page.");
 }
 
 /*
@@ -111,7 +111,7 @@ static void check_told(const struct vm *vm, unsigned long page)
 	const __u32 *lost = at(vm, NOTE_PAGE, NOTE_LOST - GPA(NOTE_PAGE));
 
 	check(!lost_page && *lost == GPA(page),
-	      "the machine check reported %#x to the guest, which is page %lu", *lost, page);
+	      "the guest's machine check reported address %#x, which is page %lu", *lost, page);
 }
 
 void step_replaced(struct vm *vm)

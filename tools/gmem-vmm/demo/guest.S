@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
  * The guest: flat 32-bit protected mode, no paging, no interrupts.  It is
- * position independent except for the data addresses of guest.h, so it can be
+ * position independent except for addresses based on guest.h, so it can be
  * stored in the VMM's read-only data and copied to CODE_PAGE unchanged.
  *
  * The code stays in shared memory.  On CPUs that do not save the address of the
@@ -28,7 +28,7 @@
 #define MSR_MC0_STATUS		0x401	/* bit 63: valid; one bank every 4 MSRs */
 #define MSR_MC0_ADDR		0x402
 
-/* The address of \label in the copy at CODE_PAGE. */
+/* The address of a label in the copy at CODE_PAGE. */
 #define LOADED(label)		(GPA(CODE_PAGE) + label - guest_image)
 
 /* Call \func with %esi pointing to \text. */
@@ -63,7 +63,7 @@
 	out	%al, $PORT_STEP
 .endm
 
-/* Return the result of the hypercall in %eax. */
+/* Ask the VMM for a conversion.  The result of the hypercall is in %eax. */
 .macro ask page, pages, attributes
 	mov	$GPA(\page), %ebx
 	mov	$\pages, %ecx
@@ -90,7 +90,7 @@ guest_image:
 	call	expect_machine_checks
 	say	"running, and KVM offers me conversions"
 
-	/* Both sides write to the same page, and both texts survive. */
+	/* Both sides write to the same page; conversions keep both texts. */
 	expect	DATA_PAGE, AT_HOST, TEXT_HOST
 	put	DATA_PAGE, AT_GUEST, TEXT_GUEST
 	step	STEP_SHARED
@@ -157,7 +157,7 @@ guest_image:
 1:	fail	"the VMM agreed to convert memory that is not there"
 2:
 
-	/* The host has pinned one of these pages. */
+	/* The host pins one of these pages before they are converted. */
 	put	BUSY_PAGE, AT_GUEST, TEXT_GUEST
 	put	PINNED_PAGE, AT_GUEST, TEXT_GUEST
 	step	STEP_BUSY
@@ -167,7 +167,7 @@ guest_image:
 	say	"they are private, and my texts are still there"
 	step	STEP_BUSY_DONE
 
-	/* The memory of one page fails while the page is private ... */
+	/* The memory of a page fails while the page is private. */
 	put	ERROR_PAGE, AT_GUEST, TEXT_GUEST
 	put	LOST_PAGE, AT_GUEST, TEXT_GUEST
 	put	LOST_PAGE2, AT_GUEST, TEXT_GUEST
@@ -184,7 +184,7 @@ guest_image:
 	step	STEP_REPLACED
 	convert	ERROR_PAGE, ERROR_PAGES, SHARED
 
-	/* ... and that of another one while it is shared. */
+	/* The memory of another page fails while that page is shared. */
 	step	STEP_STRIKE2
 	ask	ERROR_PAGE, ERROR_PAGES, PRIVATE
 	test	%eax, %eax
@@ -294,7 +294,7 @@ read_chunk:
 	jb	1b
 	ret
 
-/* Make sure that the second CPU writes in both states. */
+/* Wait until the second CPU has written to the page in its current state. */
 wait_for_count:
 	mov	GPA(COUNT_PAGE), %eax
 1:	pause
@@ -397,7 +397,7 @@ gdt:
 	.quad	0x00cf93000000ffff	/* and the data segment */
 idt:
 	.fill	MC_VECTOR, 8, 0
-	/* MEM_GPA has zeros in its lower half. */
+	/* The lower 16 bits of GPA(CODE_PAGE) are 0. */
 	.word	machine_check - guest_image, 0x8, 0x8e00, GPA(CODE_PAGE) >> 16
 gdt_pointer:
 	.word	idt - gdt - 1

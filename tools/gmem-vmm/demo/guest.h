@@ -32,7 +32,7 @@
 #define LOST_PAGE2	58	/* fails while it is shared */
 #define BULK_PAGE	4096
 #define BULK_PAGES	4096
-#define CHUNK_PAGES	512	/* of 2 MiB */
+#define CHUNK_PAGES	512	/* in a chunk of 2 MiB */
 #define HUGE_CHUNK	(BULK_PAGE + CHUNK_PAGES)
 #define HUGE_PAGE	(HUGE_CHUNK + 100)
 #define LAST_PAGE	8191
@@ -40,13 +40,13 @@
 
 /* 32-bit words in the note page. */
 #define NOTE_STOP	(GPA(NOTE_PAGE) + 0)	/* second CPU: stop counting */
-#define NOTE_AMD	(GPA(NOTE_PAGE) + 4)	/* hypercall is VMMCALL */
+#define NOTE_AMD	(GPA(NOTE_PAGE) + 4)	/* hypercalls use VMMCALL */
 #define NOTE_ERRORS	(GPA(NOTE_PAGE) + 8)	/* the host can inject memory errors */
 #define NOTE_LOST	(GPA(NOTE_PAGE) + 12)	/* address reported by a machine check */
 #define NOTE_HUGE	(GPA(NOTE_PAGE) + 16)	/* memory is mapped with huge pages */
 
 #define PORT_CHAR	0x10	/* AL: next character of a message */
-#define PORT_STEP	0x11	/* AL: a step is done; it is the host's turn */
+#define PORT_STEP	0x11	/* AL: number of the step that is done */
 #define PORT_COUNT	0x12	/* EAX: the final count of the second CPU */
 #define PORT_FAIL	0x13	/* failed; the last message has the reason */
 
@@ -80,7 +80,7 @@
 #define AT_GUEST	0x100
 #define AT_PRIVATE	0x200
 #define AT_ANSWER	0x300
-#define AT_TOUCH	0xfff	/* a byte for the host to try */
+#define AT_TOUCH	0xfff	/* a byte that the host tries to access */
 
 #define TEXT_HOST	"host, page shared"
 #define TEXT_GUEST	"guest, page shared"

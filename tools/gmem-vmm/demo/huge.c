@@ -74,12 +74,12 @@ void step_huge(struct vm *vm)
 		return;
 	}
 	if (fdinfo_of(vm, "gmem-chunks:") < BULK_CHUNKS + 1) {
-		skip("the machine has too little contiguous free memory for chunks of 2 MiB");
+		skip("not all memory is in chunks of 2 MiB. Free memory and run this again.");
 		return;
 	}
 	full = counts_take();
 	check(full.large == empty.large + BULK_CHUNKS && full.small <= empty.small,
-	      "%llu more mappings of 2 MiB for these %lu MiB, and no additional ones of 4 KiB",
+	      "%llu more mappings of 2 MiB for the %lu MiB with marks, and none of 4 KiB added",
 	      full.large - empty.large, BULK_PAGES * PAGE_BYTES >> 20);
 	*huge = true;
 }
@@ -115,7 +115,7 @@ void step_huge_back(struct vm *vm)
 
 	(void)vm;
 	check(now.faults == split.faults + 1 && now.large == full.large,
-	      "the guest read all of them with %llu fault: there are %llu mappings of 2 MiB again",
+	      "the guest read all marks with %llu fault: there are %llu mappings of 2 MiB again",
 	      now.faults - split.faults, now.large);
 	check(now.small == full.small, "and %llu mappings of 4 KiB, as before", now.small);
 	title("Conversions under a running vCPU");

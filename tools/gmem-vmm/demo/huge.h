@@ -4,7 +4,7 @@
 
 #include "../vmm/vm.h"
 
-/* The allocation size of the file, which is fixed at creation */
+/* The file's preferred size of allocations in bytes, fixed at creation */
 unsigned long huge_page_bytes(const struct vm *vm);
 
 /* Call this before vCPUs run */

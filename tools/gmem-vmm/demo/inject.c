@@ -115,7 +115,7 @@ int strike_frame(__u64 pfn)
 	return write_pfn(CORRUPT, pfn);
 }
 
-/* Return a frame that is no longer in use to the kernel. */
+/* Unpoison a frame that is no longer in use, so that the kernel can reuse it. */
 int heal_frame(__u64 pfn)
 {
 	int tries = 50, err;

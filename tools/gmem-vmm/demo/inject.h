@@ -13,7 +13,7 @@ struct pin {
 const char *pin_page(struct pin *pin, void *addr);
 void unpin_page(struct pin *pin);
 
-/* Memory errors; those that return an int return 0 or an errno */
+/* Memory errors; functions that return an int return 0 or an errno */
 int strike_possible(void);
 int strike_frame(__u64 pfn);
 int heal_frame(__u64 pfn);

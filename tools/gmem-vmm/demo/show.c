@@ -120,9 +120,9 @@ void map_take(struct map_row *row, const struct vm *vm, __u64 offset)
 
 void map_legend(void)
 {
-	say("   The map of the file:   %c shared, touched     %c shared, never touched",
+	say("   The map of the file:   %c shared, in memory     %c shared, not in memory",
 	    SHARED_USED, SHARED_EMPTY);
-	say("   %c mixed    %c lost      %c private, touched    %c private, never touched", MIXED,
+	say("   %c mixed    %c lost      %c private, in memory    %c private, not in memory", MIXED,
 	    LOST, PRIVATE_USED, PRIVATE_EMPTY);
 }
 

@@ -42,7 +42,7 @@ static void step_private(struct vm *vm)
 	check(!frame_of(at(vm, DATA_PAGE, 0), &frame), "page %u is not in the host's page tables",
 	      DATA_PAGE);
 	pages_in_memory(vm, used);
-	/* With huge pages, it was allocated together with its neighbour. */
+	/* With huge pages, DATA_PAGE + 1 was allocated together with DATA_PAGE. */
 	if (!demo.huge)
 		check(!used[DATA_PAGE + 1],
 		      "page %u is still untouched: SIGBUS allocates nothing",
@@ -118,11 +118,11 @@ static void step_bulk_done(struct vm *vm)
 	show_usage("made shared, host wrote all", &demo.shared);
 	show_usage("made private, guest read all", &demo.again);
 	check(demo.full.file_kb == demo.shared.file_kb && demo.full.file_kb == demo.again.file_kb,
-	      "the file has the same amount of memory as before the conversions");
+	      "the file's memory has neither grown nor shrunk since the guest wrote all pages");
 	check(demo.again.own_kb < demo.full.own_kb + BULK_KB / 2,
 	      "the VMM keeps no copy of its own");
 	check(demo.again.avail_kb + BULK_KB / 2 > demo.full.avail_kb,
-	      "and there is no second copy elsewhere: %lu KiB left on the machine, %lu KiB before",
+	      "and there is no second copy elsewhere: %lu KiB left on the machine, %lu KiB after the guest wrote all pages",
 	      demo.again.avail_kb, demo.full.avail_kb);
 }
 
@@ -140,7 +140,7 @@ static void step_live(struct vm *vm)
 	vcpu_set_flat32(&demo.counter, GPA(CODE_PAGE) + (guest_counter - guest_image));
 	if (pthread_create(&demo.thread, NULL, run_counter, NULL))
 		die("pthread_create failed");
-	say("   the second vCPU counts in page %u, and does not stop for its conversions",
+	say("   the second vCPU counts in page %u, and continues while the page is converted",
 	    COUNT_PAGE);
 }
 
@@ -173,7 +173,7 @@ static void step_busy(struct vm *vm)
 
 static void step_busy_done(struct vm *vm)
 {
-	check(vm->refusals, "refused at first, and converted once the page was free");
+	check(vm->refusals, "refused at first, and converted once the page was no longer in use");
 	check_sigbus(vm, PINNED_PAGE, false);
 }
 

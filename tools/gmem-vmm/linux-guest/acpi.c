@@ -117,7 +117,7 @@ struct packed xsdt {
 	__u64 fadt, madt;
 };
 
-/* The guest searches for the RSDP, which leads to the others. */
+/* The guest searches for the RSDP, which leads to the other tables. */
 struct packed tables {
 	struct rsdp rsdp;
 	__u8 pad[28];
@@ -230,6 +230,6 @@ bool acpi_access(bool write, __u16 port, void *data, unsigned int size)
 	memcpy(&value, data, size);
 	if (port == PM1_ENABLE)
 		enabled = value;
-	/* There is no other sleep state than soft-off. */
+	/* Soft-off is the only sleep state. */
 	return port == PM1_CONTROL && value & SLEEP_ENABLE;
 }

@@ -59,7 +59,7 @@ static void *read_file(const char *path, size_t *size)
 	*size = st.st_size;
 	data = malloc(*size + 1);
 	if (!data)
-		cannot_run("%s does not fit into memory", path);
+		cannot_run("%s does not fit into the host's memory", path);
 	while (done < *size) {
 		got = read(fd, data + done, *size - done);
 		if (got <= 0)
@@ -79,7 +79,7 @@ static void check_header(const char *path, const struct setup_header *hdr, size_
 			   path);
 }
 
-/* Return the end of the memory that the kernel needs for its start. */
+/* Return the end of the memory that the kernel needs to start. */
 static __u64 load_kernel(struct vm *vm, const char *path, struct boot_params *params)
 {
 	struct setup_header *hdr = &params->hdr;
@@ -107,7 +107,7 @@ static __u64 load_kernel(struct vm *vm, const char *path, struct boot_params *pa
 	return end;
 }
 
-/* Load it at the end of memory, to leave as much space as possible for the kernel. */
+/* Load the initramfs at the end of memory, to leave the kernel as much as possible. */
 static void load_initrd(struct vm *vm, const char *path, struct boot_params *params,
 			__u64 kernel_end)
 {

@@ -4,7 +4,7 @@
 
 #include "../vmm/vm.h"
 
-/* Paths and text; @initrd and @cmdline may be NULL. */
+/* @kernel and @initrd are paths; @initrd and @cmdline may be NULL. */
 struct boot {
 	const char *kernel;
 	const char *initrd;
@@ -12,7 +12,7 @@ struct boot {
 	int nr_cpus;
 };
 
-/* Load a kernel into memory that is shared.  Die if it cannot be booted. */
+/* Load a kernel into shared memory; call cannot_run() if it cannot boot. */
 void boot_load(struct vm *vm, const struct boot *boot);
 
 /* Let the first vCPU start that kernel.  The kernel starts the others. */

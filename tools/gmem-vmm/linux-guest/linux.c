@@ -138,7 +138,7 @@ static void show_peer(const struct vm *vm)
 	const struct gmem_guest_request *report = &peer.report;
 
 	printf("   data checked: %llu pages by the guest, %lu by the VMM;\n"
-	       "      %lu blocks went through the pool\n",
+	       "      %lu blocks of the disk were written or read\n",
 	       report->checked, peer.checked, peer.blocks);
 	printf("   private at the same time: up to %llu pages, %llu MiB of %llu\n", report->peak,
 	       report->peak * PAGE_BYTES >> 20, vm->size >> 20);
@@ -175,7 +175,7 @@ static void show_end(const struct vm *vm, const struct boot *boot, __u64 ns)
 	show_direction("to private", stats_of(true));
 	show_direction("to shared", stats_of(false));
 	printf("   page faults: %llu of the guest, %lu of the VMM; %lu accesses were overtaken by a\n"
-	       "      conversion and repeated; %llu requests found a page in use\n",
+	       "      conversion and repeated; %llu attempts failed with EAGAIN\n",
 	       faults, usage.ru_minflt, overtaken, kvm_stats_read(vm_stats, "gmem_busy"));
 	if (peer.ended)
 		show_peer(vm);
@@ -215,7 +215,7 @@ int linux_run(const struct boot *boot, unsigned int mib, enum on_busy on_busy)
 			die("pthread_create failed");
 		pthread_detach(thread);
 	}
-	/* Wait for one of them to end the guest; the others end with the program. */
+	/* Wait for a vCPU to end the guest; the other threads end with the program. */
 	while (sem_wait(&ended))
 		;
 	show_end(&vm, boot, gmem_now() - start);

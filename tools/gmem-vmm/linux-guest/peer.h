@@ -7,9 +7,9 @@
 
 struct peer {
 	bool started, ended;		/* as reported by the guest's driver */
-	unsigned long checked;		/* pages from the guest, by the VMM */
-	unsigned long wrong;		/* of these, with wrong contents */
-	unsigned long blocks;		/* read and written */
+	unsigned long checked;		/* pages that the VMM has checked */
+	unsigned long wrong;		/* pages that had wrong contents */
+	unsigned long blocks;		/* each write and each read counts */
 	unsigned long refused;		/* invalid requests */
 	struct gmem_guest_request report;
 };

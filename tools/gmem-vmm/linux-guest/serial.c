@@ -23,7 +23,7 @@ static struct {
 	__u8 ier, lcr, mcr, scr, fcr, dll, dlm;
 	__u8 in;
 	bool in_full;
-	bool thr_empty;		/* and not reported to the guest yet */
+	bool thr_empty;		/* to be reported to the guest */
 	bool level;
 } serial = {
 	.lock = PTHREAD_MUTEX_INITIALIZER,
@@ -85,7 +85,7 @@ static void write_register(unsigned int reg, __u8 value)
 			serial.dlm = value;
 			break;
 		}
-		/* Enabling the interrupt reports an empty register, even if it was empty before. */
+		/* Enabling the interrupt reports an empty register, even a second time. */
 		if (value & ~serial.ier & UART_IER_THRI)
 			serial.thr_empty = true;
 		serial.ier = value & 0x0f;

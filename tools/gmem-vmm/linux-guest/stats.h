@@ -14,7 +14,7 @@ struct direction {
 void stats_begin(bool private);
 void stats_end(__u64 size, int err);
 
-/* [false]: to shared, [true]: to private */
+/* Conversions to private if @private is true, to shared otherwise */
 const struct direction *stats_of(bool private);
 
 #endif /* GMEM_VMM_STATS_H */

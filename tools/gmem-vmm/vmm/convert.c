@@ -28,8 +28,8 @@ static bool page_is_busy(void *data, __u64 error_offset)
  * EAGAIN a bug, and stops the VM.
  *
  * KVM itself can be such a user: it keeps the GHCB of a vCPU (SEV-ES, SNP)
- * mapped until that vCPU runs again.  A VMM for these has to run its vCPUs in
- * between, and cannot loop as this one does.
+ * mapped until that vCPU runs again.  A VMM for such VMs has to run the vCPU
+ * between attempts, and cannot loop as this one does.
  */
 int vm_convert(struct vm *vm, __u64 offset, __u64 size, bool private)
 {
@@ -55,11 +55,11 @@ int vm_convert(struct vm *vm, __u64 offset, __u64 size, bool private)
 	pthread_mutex_unlock(&vm->convert_lock);
 
 	if (gmem_names_page(err))
-		complain("offsets %#llx to %#llx were not converted;\n"
+		complain("file offsets [%#llx, %#llx) were not converted;\n"
 			 "  error_offset is %#llx",
 			 offset, offset + size, error_offset);
 	else if (err)
-		complain("offsets %#llx to %#llx were not converted", offset, offset + size);
+		complain("file offsets [%#llx, %#llx) were not converted", offset, offset + size);
 	if (err)
 		complain("%s", gmem_strerror(err));
 	return err;

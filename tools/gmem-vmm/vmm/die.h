@@ -8,7 +8,7 @@
 
 /* Exit statuses. */
 #define EXIT_BROKEN	1	/* something is wrong */
-#define EXIT_CANNOT_RUN	2	/* not on this machine; the message says why */
+#define EXIT_CANNOT_RUN	2	/* wrong options, or cannot run here */
 
 void __printf(1, 2) complain(const char *fmt, ...);
 noreturn void __printf(1, 2) die(const char *fmt, ...);

@@ -8,9 +8,9 @@
 
 /* Access to memory that may be private */
 struct touch {
-	bool fault;		/* the access raised SIGBUS, ... */
-	int code;		/* ... with this si_code */
-	void *addr;
+	bool fault;		/* the access raised SIGBUS */
+	int code;		/* si_code of the SIGBUS */
+	void *addr;		/* si_addr of the SIGBUS */
 };
 
 void touch_init(void);

@@ -17,20 +17,20 @@
 #define MCG_CAP_CTL_P		(1ULL << 8)	/* MCG_CTL exists */
 #define MCG_CAP_SER_P		(1ULL << 24)	/* software error recovery */
 
-#define MCG_STATUS_RIPV		(1ULL << 0)	/* can restart where it was ... */
-#define MCG_STATUS_EIPV		(1ULL << 1)	/* ... which is where the error was hit */
-#define MCG_STATUS_MCIP		(1ULL << 2)	/* until the guest clears it */
+#define MCG_STATUS_RIPV		(1ULL << 0)	/* the guest can restart at the saved RIP */
+#define MCG_STATUS_EIPV		(1ULL << 1)	/* the error was hit at the saved RIP */
+#define MCG_STATUS_MCIP		(1ULL << 2)	/* in progress, until the guest clears it */
 
 #define MCI_STATUS_VAL		(1ULL << 63)
 #define MCI_STATUS_UC		(1ULL << 61)	/* uncorrected */
 #define MCI_STATUS_EN		(1ULL << 60)
 #define MCI_STATUS_MISCV	(1ULL << 59)
 #define MCI_STATUS_ADDRV	(1ULL << 58)
-#define MCI_STATUS_S		(1ULL << 56)	/* Intel: signaled, ... */
-#define MCI_STATUS_AR		(1ULL << 55)	/* ... and action is required */
+#define MCI_STATUS_S		(1ULL << 56)	/* Intel: signaled */
+#define MCI_STATUS_AR		(1ULL << 55)	/* Intel: action is required */
 #define MCI_STATUS_POISON	(1ULL << 43)	/* AMD: poison was consumed */
 #define MCACOD_DATA_LOAD	0x134
-#define MCI_MISC_ADDR_PHYS	(2 << 6)	/* plus the lowest valid bit */
+#define MCI_MISC_ADDR_PHYS	(2 << 6)	/* bits 0-5: lowest valid address bit */
 
 /* On some CPUs, guests treat the first banks specially: use a later one. */
 #define MCE_BANKS	10

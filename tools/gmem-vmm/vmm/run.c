@@ -62,7 +62,7 @@ static void vcpu_hypercall(struct vcpu *vcpu)
 	run->hypercall.ret = err ? EINVAL : 0;
 }
 
-/* Wait for a conversion in progress, and include it. */
+/* Wait for a conversion in progress, so that the number includes it. */
 static unsigned long conversions_so_far(struct vm *vm)
 {
 	unsigned long ret;
@@ -75,14 +75,13 @@ static unsigned long conversions_so_far(struct vm *vm)
 
 /*
  * The memory is private although the vCPU's access was shared, or vice versa.
- * If hardware supports private memory (SNP, TDX), the guest chooses with each
- * access: for such a VM this is an implicit request for a vm_convert() to the
- * type of the access.  For a software-protected VM there is no choice: the
- * attribute determines the type of the access.  KVM with this series never
- * reports a difference.  Other kernels may, if another vCPU has converted the
- * memory in between.  Converting would undo that; enter the guest again
- * instead.  But do so only once for each conversion, or a fault for any other
- * reason would repeat itself forever.
+ * If hardware supports private memory (SNP, TDX), the guest chooses the type of
+ * each access: there, this is an implicit request to convert the memory to that
+ * type.  A software-protected VM has no choice: the attribute determines the
+ * type of the access.  KVM with this series never reports a difference.  Other
+ * kernels may, if another vCPU has converted the memory in between.  Converting
+ * would undo that; enter the guest again instead.  But do so only once for each
+ * conversion, or a fault for any other reason would repeat itself forever.
  */
 static bool vcpu_wrong_kind(struct vcpu *vcpu, __u64 gpa)
 {
@@ -156,7 +155,7 @@ void vcpu_run(struct vcpu *vcpu)
 	struct kvm_run *run = vcpu->run;
 
 	for (;;) {
-		/* For vcpu_lost_page(): pages that were replaced before this entry. */
+		/* For vcpu_lost_page(): how many pages were replaced before this entry. */
 		vcpu->entered = __atomic_load_n(&vcpu->vm->replacements, __ATOMIC_ACQUIRE);
 		if (ioctl(vcpu->fd, KVM_RUN, 0)) {
 			int err = errno;
@@ -166,8 +165,8 @@ void vcpu_run(struct vcpu *vcpu)
 				continue;
 			/*
 			 * KVM_EXIT_MEMORY_FAULT is the only exit that comes
-			 * with an error, which is one of these two.  With any
-			 * other error, exit_reason is that of a previous exit.
+			 * with an error: EFAULT or EHWPOISON.  With any other
+			 * error, exit_reason is stale or undefined.
 			 */
 			if ((err != EFAULT && err != EHWPOISON) ||
 			    run->exit_reason != KVM_EXIT_MEMORY_FAULT)
@@ -194,7 +193,7 @@ void vcpu_run(struct vcpu *vcpu)
 			die("the CPU refuses to enter the guest: reason %#llx",
 			    run->fail_entry.hardware_entry_failure_reason);
 		case KVM_EXIT_INTERNAL_ERROR:
-			die("KVM cannot emulate what the guest does: suberror %u",
+			die("KVM reports an internal error: suberror %u",
 			    run->internal.suberror);
 		default:
 			die("unexpected exit %u from KVM_RUN", run->exit_reason);

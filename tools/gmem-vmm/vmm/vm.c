@@ -63,8 +63,9 @@ static void open_kvm(struct vm *vm)
 	if (gmem_probe(vm->kvm_fd, &support))
 		no_conversion();
 	if (!(extension(vm->kvm_fd, KVM_CAP_VM_TYPES) & (1 << KVM_X86_SW_PROTECTED_VM)))
-		cannot_run("no software-protected VMs.  They require CONFIG_KVM_SW_PROTECTED_VM and\n"
-			   "nested paging (kvm_amd.npt=1 or kvm_intel.ept=1, and kvm.tdp_mmu=1).");
+		cannot_run("KVM offers no software-protected VMs.  They require\n"
+			   "CONFIG_KVM_SW_PROTECTED_VM and nested paging (kvm_amd.npt=1 or\n"
+			   "kvm_intel.ept=1, and kvm.tdp_mmu=1).");
 }
 
 static void create_memory(struct vm *vm)

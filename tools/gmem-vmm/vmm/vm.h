@@ -53,20 +53,25 @@ struct vm {
 	int kvm_fd;
 	int fd;
 	int gmem_fd;		/* the guest_memfd: all of the guest's memory */
-	__u8 *mem;		/* the same file, as the host sees it */
+	__u8 *mem;		/* the host's mapping of the guest_memfd */
 
 	/*
 	 * There is no ioctl to read attributes, so the VMM has to keep track of
-	 * them.  One byte per page, changed together with the file.
+	 * them.  is_private has one byte per page, and is changed together with
+	 * the file, under convert_lock.
 	 */
 	pthread_mutex_t convert_lock;
 	__u8 *is_private;
 	unsigned long conversions;	/* number of requests */
 	unsigned long refusals;		/* of the last request, with EAGAIN */
 
-	/* See vcpu_lost_page(); changed under convert_lock, too. */
+	/*
+	 * See vcpu_lost_page(); changed under convert_lock, too.  For each
+	 * page, replaced has the value of replacements right after the page was
+	 * last replaced, or 0.
+	 */
 	unsigned long replacements;	/* number of lost pages replaced */
-	unsigned long *replaced;	/* per page: that number after its last one */
+	unsigned long *replaced;
 };
 
 struct vcpu {

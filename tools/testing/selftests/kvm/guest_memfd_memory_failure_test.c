@@ -47,8 +47,6 @@ struct row {
 	const char *sigbus;
 };
 
-#define NR_SHARED_ROWS	12	/* the private ones follow */
-
 static const struct row rows[] = {
 	/* private, AR, policy, mapped, dirty: SIGBUS */
 	{ false, false, EARLY, true,  true,  "AO" },
@@ -88,8 +86,12 @@ static void sigbus_handler(int signum, siginfo_t *info, void *context)
 	nr_sigbus++;
 }
 
+/* The page that fails. */
+static char *page;
+static u64 pfn;
+
 /* Return the name of the signal that was raised, or what is wrong with it. */
-static const char *sigbus_name(char *page)
+static const char *sigbus_name(void)
 {
 	char *addr = sigbus.si_addr;
 
@@ -106,7 +108,7 @@ static const char *sigbus_name(char *page)
 	return sigbus.si_code == BUS_MCEERR_AR ? "AR" : "code";
 }
 
-static void inject(const struct row *row, u64 pfn, char *page)
+static void inject(const struct row *row)
 {
 	struct sigaction sa = {
 		.sa_sigaction = sigbus_handler,
@@ -126,7 +128,7 @@ static void inject(const struct row *row, u64 pfn, char *page)
 		seen->result = hwpoison_inject(pfn);
 	}
 
-	snprintf(seen->sigbus, sizeof(seen->sigbus), "%s", sigbus_name(page));
+	snprintf(seen->sigbus, sizeof(seen->sigbus), "%s", sigbus_name());
 	hwpoison_log_read(log, pfn, seen->handling, sizeof(seen->handling));
 	seen->counted = hwpoison_lost_memory() == lost + page_size &&
 			hwpoison_page_flags(pfn) & BIT_ULL(KPF_HWPOISON);
@@ -142,10 +144,9 @@ static u64 read_word(char *p)
 	return try_read((u64 *)p, &value) ? value : NO_VALUE;
 }
 
-/* A file, its mapping, and the page that fails. */
+/* A file and its mapping. */
 static int fd;
-static char *mem, *page;
-static u64 pfn;
+static char *mem;
 
 static void create_file(bool mapped, bool dirty)
 {
@@ -178,7 +179,7 @@ static void create_file(bool mapped, bool dirty)
 static void shared_row(const struct row *row)
 {
 	create_file(row->mapped, row->dirty);
-	inject(row, pfn, page);
+	inject(row);
 
 	seen->later = read_word(page) == NO_VALUE;
 	seen->near = read_word(mem) == VALUE && read_word(page + page_size) == VALUE;
@@ -201,7 +202,6 @@ static void private_row(const struct row *row)
 {
 	bool in_place = !gmem_vm_unsupported();
 	struct gmem_vm g;
-	u64 pfn;
 
 	__gmem_vm_create(&g, KVM_X86_SW_PROTECTED_VM, in_place ? GUEST_MEMFD_FLAG_MMAP : 0,
 			 NR_PAGES);
@@ -210,12 +210,13 @@ static void private_row(const struct row *row)
 					 KVM_MEMORY_ATTRIBUTE_PRIVATE);
 
 	pfn = hwpoison_alloc_gmem_page(g.fd, page_size);
+	page = (char *)gmem_hva(&g, 1);
 	gmem_write(&g, 0, VALUE);
 	gmem_write(&g, 2, VALUE);
 	if (row->dirty)
 		gmem_write(&g, 1, VALUE);
 
-	inject(row, pfn, (char *)gmem_hva(&g, 1));
+	inject(row);
 
 	seen->later = gmem_refuses(&g, 1, true);
 	seen->near = gmem_read(&g, 0) == VALUE && gmem_read(&g, 2) == VALUE;
@@ -240,8 +241,8 @@ static bool test_row(const struct row *row, const char *name)
 	bool ok;
 
 	memset(seen, 0, sizeof(*seen));
+	/* The signal may kill the process that injects the error. */
 	fflush(NULL);
-	/* The signal may kill the child. */
 	pid = fork();
 	TEST_ASSERT(pid >= 0, __KVM_SYSCALL_ERROR("fork()", pid));
 	if (!pid) {
@@ -329,7 +330,7 @@ static void test_soft_offline(void)
 int main(int argc, char *argv[])
 {
 	const char *reason = hwpoison_unsupported(), *no_private = private_unsupported();
-	int nr_rows = no_private ? NR_SHARED_ROWS : ARRAY_SIZE(rows);
+	int nr_rows = ARRAY_SIZE(rows);
 	u64 lost;
 
 	ksft_print_header();
@@ -342,6 +343,9 @@ int main(int argc, char *argv[])
 	seen = kvm_mmap(sizeof(*seen), PROT_READ | PROT_WRITE,
 			MAP_SHARED | MAP_ANONYMOUS, -1);
 	lost = hwpoison_lost_memory();
+	/* The private rows are the last ones. */
+	while (no_private && rows[nr_rows - 1].private)
+		nr_rows--;
 	ksft_set_plan(nr_rows + !!no_private + 2);
 
 	test_rows(nr_rows);

@@ -270,6 +270,7 @@ void trace_start(struct trace *t, const char *event, const char *filter, ...)
 	vsnprintf(text, sizeof(text), filter, args);
 	va_end(args);
 
+	TEST_ASSERT(!trace_unsupported(event), "No event %s", event);
 	snprintf(t->event, sizeof(t->event), "%s", event);
 	snprintf(t->dir, sizeof(t->dir), TRACING "instances/kvm-selftest-%d-%.9s",
 		 getpid(), strrchr(event, '/') + 1);

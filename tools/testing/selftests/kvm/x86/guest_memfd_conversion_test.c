@@ -73,7 +73,7 @@ TEST_F(conversion, new_memory)
 		*gmem_hva(g, 1) = 0x2222;
 
 		gmem_punch_hole(g, 0, NR_PAGES);
-		if (i)
+		if (i == 1)
 			gmem_allocate(g, 0, NR_PAGES);
 	}
 	gmem_make_shared(g, 0, 1);
@@ -87,7 +87,7 @@ TEST_F(conversion, new_memory)
 TEST_F(conversion, one_zap_and_flush)
 {
 	const int first = 2, nr = NR_PAGES - 5, end = first + nr;
-	u64 attributes, flushes, fewest[2] = { -1, -1 };
+	u64 attributes, count, flushes[2] = { -1, -1 }, faults[2] = { -1, -1 };
 	int i;
 
 	gmem_set_slot(g, GMEM_SLOT, 0, 0, 0);
@@ -101,18 +101,21 @@ TEST_F(conversion, one_zap_and_flush)
 		gmem_make_attributes(g, first + 1, 1, attributes);
 		gmem_count_faults(g, 0, NR_PAGES);
 
-		flushes = vm_get_stat(g->vm, remote_tlb_flush_requests);
+		count = vm_get_stat(g->vm, remote_tlb_flush_requests);
 		ASSERT_CONVERTED(0, NR_PAGES, attributes);
-		flushes = vm_get_stat(g->vm, remote_tlb_flush_requests) - flushes;
-		/* Memory management may flush for other memory of the VM. */
-		fewest[i & 1] = min(fewest[i & 1], flushes);
+		count = vm_get_stat(g->vm, remote_tlb_flush_requests) - count;
+		/* Memory management may flush and zap other memory of the VM. */
+		flushes[i & 1] = min(flushes[i & 1], count);
 
-		ASSERT_EQ(0, gmem_count_faults(g, 0, first));
-		ASSERT_EQ(0, gmem_count_faults(g, end, NR_PAGES - end));
+		count = gmem_count_faults(g, 0, first) +
+			gmem_count_faults(g, end, NR_PAGES - end);
+		faults[i & 1] = min(faults[i & 1], count);
 		ASSERT_LE(nr - 1, gmem_count_faults(g, first, nr));
 	}
-	ASSERT_EQ(1, fewest[0]);
-	ASSERT_EQ(1, fewest[1]);
+	for (i = 0; i < 2; i++) {
+		ASSERT_EQ(1, flushes[i]);
+		ASSERT_EQ(0, faults[i]);
+	}
 }
 
 /*
@@ -259,6 +262,7 @@ static void convert_kvms_page(struct __test_metadata *_metadata, u32 msr,
 		gmem_make_shared(g, 2, 4);
 	}
 	workers_stop(&clock, 1);
+	ASSERT_LT(0, clock.nr_done);
 }
 
 TEST_F_TIMEOUT(kvm, kvmclock, 120)
@@ -285,6 +289,7 @@ static void guest_count(void)
 
 	for (i = 1;; i++) {
 		WRITE_ONCE(*counter, i);
+		/* Let the worker stop, but hardly ever interrupt the writes. */
 		if (!(i % 1000000))
 			GUEST_SYNC(0);
 	}

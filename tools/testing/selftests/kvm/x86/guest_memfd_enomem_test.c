@@ -39,7 +39,10 @@ FIXTURE_TEARDOWN(alloc)
 	close(self->fail_nth);
 }
 
-/* Return true if pages have an attribute, and their surroundings the other. */
+/*
+ * Return true if pages have an attribute, and their surroundings the other.  This
+ * also maps the shared ones.
+ */
 static bool is_converted(int page, int nr, bool private)
 {
 	int i;
@@ -92,11 +95,11 @@ TEST_F(alloc, enomem_precedence)
 {
 	const int page = FIRST_PAGE + 5, poisoned = FIRST_PAGE + 10;
 
-	SKIP_IF(hwpoison_unsupported());
-
 	fail_nth_start(self->fail_nth, 1);
 	ASSERT_CONVERTED(page, 10, SHARED);
 	ASSERT_FALSE(fail_nth_came(self->fail_nth));
+
+	SKIP_IF(hwpoison_unsupported());
 
 	ASSERT_EQ(0, gmem_poison(g, poisoned));
 	fail_nth_start(self->fail_nth, 1);
@@ -107,15 +110,6 @@ TEST_F(alloc, enomem_precedence)
 	ASSERT_REFUSED(EHWPOISON, poisoned, page, 10);
 	gmem_punch_hole(g, poisoned, 1);
 	ASSERT_EQ(0, hwpoison_unpoison_all());
-}
-
-static bool host_fault(u64 n)
-{
-	u64 *hva = gmem_hva(g, n % 4);
-
-	madvise(hva, PAGE_SIZE, MADV_DONTNEED);
-	(void)READ_ONCE(*hva);
-	return true;
 }
 
 /*
@@ -142,7 +136,7 @@ static int fail_with_pin(int fail_nth, int pinned)
 TEST_F(alloc, enomem_during_wait)
 {
 	const int pinned = FIRST_PAGE + 20;
-	struct worker faulter = { "fault", host_fault };
+	struct worker faulter = { "fault", fault_in_page };
 	int pin, nr_first, nr;
 
 	SKIP_IF(gmem_pin_unsupported());
@@ -181,7 +175,6 @@ TEST_F(alloc, creation)
 #define FILE_SIZE	((NR_FRAGMENTS + 1) * GMEM_FRAGMENT_SIZE)
 /* CPUs charge some pages in advance, and slabs contain other objects, too. */
 #define SLACK		((long)SZ_1M)
-#define LIMIT		(8 * SLACK)
 
 FIXTURE(memcg) {
 	int fd;
@@ -195,7 +188,7 @@ FIXTURE_SETUP(memcg)
 	if (cg_find_unified_root(root, sizeof(root), NULL) ||
 	    cg_read_strstr(root, "cgroup.controllers", "memory") ||
 	    cg_write(root, "cgroup.subtree_control", "+memory"))
-		SKIP(exit(KSFT_SKIP), "no cgroup v2 with a memory controller");
+		SKIP(return, "no cgroup v2 with a memory controller");
 
 	self->cgroup = cg_name_indexed(root, "gmem_memcg", getpid());
 	ASSERT_EQ(0, cg_create(self->cgroup));
@@ -272,7 +265,7 @@ TEST_F_TIMEOUT(memcg, limit, 300)
 	int nr;
 
 	/* Set a limit that suffices for the task, but not for all conversions. */
-	ASSERT_EQ(0, cg_write_numeric(self->cgroup, "memory.max", LIMIT));
+	ASSERT_EQ(0, cg_write_numeric(self->cgroup, "memory.max", 8 * SLACK));
 	ASSERT_EQ(ENOMEM, cg_run(self->cgroup, fragment, &self->fd));
 	nr = gmem_read_fdinfo(getpid(), self->fd).private / PAGE_SIZE;
 	ASSERT_LT(0, nr);

@@ -53,7 +53,8 @@ do {										\
 
 /*
  * Convert, and check the event and the statistics: the conversion must end with
- * errno @error, and change @nr_changed pages.
+ * errno @error, and change @nr_changed pages.  The event names the page that is
+ * reported to userspace, or the first one if there is none.
  */
 static void observe(struct __test_metadata *_metadata, int fd, u64 page, u64 nr,
 		    u64 attributes, int error, u64 nr_changed)
@@ -221,11 +222,13 @@ TEST_F(observe, poisoned_page)
 
 /*
  * A conversion must not wait for a page because it is in an LRU cache.  New
- * pages don't stay there, and only pages in caches of other CPUs require
- * draining all caches.  mlock() and its end put pages into a cache.
+ * pages don't stay there.  Faults in locked memory put pages into the cache of
+ * their CPU, as does the conversion that unmaps them.  Only pages in caches of
+ * other CPUs require draining all caches.
  */
 TEST_F_TIMEOUT(observe, lru_caches, 120)
 {
+	u64 nr_remote = 0;
 	int i;
 
 	SKIP_IF(smp_unsupported());
@@ -233,13 +236,13 @@ TEST_F_TIMEOUT(observe, lru_caches, 120)
 	for (i = 0; i < 4 * 32; i++) {
 		const bool locked = i & 1, other_cpu = i & 2;
 
-		if (!locked)
-			gmem_punch_hole(g, 3, 1);
-
 		pin_self_to_cpu(nth_cpu(other_cpu));
-		WRITE_ONCE(*gmem_hva(g, 3), 1);
+		/* Unlike a fault, mlock() drains the cache before it returns. */
 		if (locked)
-			ASSERT_EQ(0, mlock(gmem_hva(g, 3), PAGE_SIZE));
+			TEST_ASSERT_EQ(mlock2(gmem_hva(g, 3), PAGE_SIZE, MLOCK_ONFAULT), 0);
+		else
+			gmem_punch_hole(g, 3, 1);
+		WRITE_ONCE(*gmem_hva(g, 3), 1);
 
 		pin_self_to_cpu(nth_cpu(0));
 		OBSERVE(3, 1, PRIVATE, 0, 1);
@@ -248,9 +251,12 @@ TEST_F_TIMEOUT(observe, lru_caches, 120)
 			TH_LOG("%s page of %s CPU", locked ? "locked" : "new",
 			       other_cpu ? "another" : "this");
 		}
+		nr_remote += nr_drains;
 		OBSERVE(3, 1, SHARED, 0, 1);
 		munlock(g->mem, DATA_SIZE);
 	}
+	/* Verify that there were pages in the other CPU's cache. */
+	EXPECT_LT(0, nr_remote);
 }
 
 GMEM_TEST_MAIN(gmem_vm_unsupported() ?: trace_unsupported("kvm"))

@@ -4,6 +4,8 @@
  * private or shared, and that a VMM can replace them.  Shared memory is that of
  * ordinary VMs, see guest_memfd_poison_test.c for software-protected ones.
  */
+#include <linux/kernel-page-flags.h>
+
 #include "gmem_test.h"
 
 #define NR_PAGES	16
@@ -14,28 +16,22 @@ FIXTURE(poison) {
 };
 
 FIXTURE_VARIANT(poison) {
-	unsigned long type;
 	bool private;
-	u64 flags;
 };
 
-FIXTURE_VARIANT_ADD(poison, shared) {
-	.type = KVM_X86_DEFAULT_VM,
-	.flags = GUEST_MEMFD_FLAG_MMAP | GUEST_MEMFD_FLAG_INIT_SHARED,
-};
-
-FIXTURE_VARIANT_ADD(poison, private) {
-	.type = KVM_X86_SW_PROTECTED_VM,
-	.private = true,
-};
+FIXTURE_VARIANT_ADD(poison, shared) { .private = false };
+FIXTURE_VARIANT_ADD(poison, private) { .private = true };
 
 FIXTURE_SETUP(poison)
 {
-	if (!(kvm_check_cap(KVM_CAP_VM_TYPES) & BIT(variant->type)))
+	unsigned long type = variant->private ? KVM_X86_SW_PROTECTED_VM : KVM_X86_DEFAULT_VM;
+
+	if (!(kvm_check_cap(KVM_CAP_VM_TYPES) & BIT(type)))
 		SKIP(return, "no software-protected VMs");
 
 	self->lost = gmem_poison_begin();
-	__gmem_vm_create(g, variant->type, variant->flags, NR_PAGES);
+	__gmem_vm_create(g, type, variant->private ? 0 : GUEST_MEMFD_FLAG_MMAP |
+			 GUEST_MEMFD_FLAG_INIT_SHARED, NR_PAGES);
 	/* With in-place conversion, the file is private without INIT_SHARED. */
 	if (variant->private && gmem_vm_unsupported())
 		vm_set_memory_attributes(g->vm, GMEM_GPA, DATA_SIZE, PRIVATE);
@@ -72,6 +68,28 @@ TEST_F(poison, mapped_page)
 	/* A new page takes its place. */
 	gmem_punch_hole(g, 3, 1);
 	gmem_fill(g, 3, 1);
+}
+
+/*
+ * Unpoisoned pages are free again.  They go to a per-CPU list first, which is
+ * drained when the next page of the zone is unpoisoned, so expect most of them.
+ */
+TEST_F_TIMEOUT(poison, unpoisoned_pages, 120)
+{
+	int i, nr_free = 0;
+	u64 pfns[NR_PAGES];
+
+	for (i = 0; i < NR_PAGES; i++) {
+		pfns[i] = alloc_page(i);
+		ASSERT_EQ(0, hwpoison_inject(pfns[i]));
+		ASSERT_TRUE(gmem_refuses(g, i, variant->private));
+	}
+
+	gmem_punch_hole(g, 0, NR_PAGES);
+	ASSERT_EQ(0, hwpoison_unpoison_all());
+	for (i = 0; i < NR_PAGES; i++)
+		nr_free += !!(hwpoison_page_flags(pfns[i]) & BIT_ULL(KPF_BUDDY));
+	ASSERT_LE(NR_PAGES / 2, nr_free);
 }
 
 /* A guest that reads a page, once or until it fails. */

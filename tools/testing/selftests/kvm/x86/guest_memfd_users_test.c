@@ -16,10 +16,12 @@
 #include <linux/userfaultfd.h>
 
 #include "gmem_test.h"
+#include "cgroup_util.h"
 #include "numaif.h"
 #include "../../../../mm/gup_test.h"
 
 #define NR_PAGES	16
+#define MEMORY_DIR	"/sys/devices/system/memory"
 
 static u64 nr_rounds;
 
@@ -61,15 +63,15 @@ static bool host_pin_fast(u64 n)
 	if (!fd)
 		fd = open("/sys/kernel/debug/gup_test", O_RDWR);
 
-	return !ioctl(fd, n & 1 ? PIN_FAST_BENCHMARK : GUP_FAST_BENCHMARK, &gup);
+	return !ioctl(fd, n & 1 ? PIN_FAST_BENCHMARK : GUP_FAST_BENCHMARK, &gup) && gup.size;
 }
 
 static bool host_mlock(u64 n)
 {
 	void *hva = gmem_hva(g, n % NR_PAGES);
+	bool locked = !mlock(hva, PAGE_SIZE);
 
-	mlock(hva, PAGE_SIZE);
-	return !munlock(hva, PAGE_SIZE);
+	return !munlock(hva, PAGE_SIZE) && locked;
 }
 
 static bool host_splice(u64 n)
@@ -150,7 +152,7 @@ static bool host_fork(u64 n)
 	return pid > 0 && waitpid(pid, NULL, 0) == pid;
 }
 
-/* Try to move pages between nodes.  They stay, but leave the LRU meanwhile. */
+/* Try to move pages between nodes.  They stay, but leave the LRU for a moment. */
 static bool host_move_pages(u64 n)
 {
 	int nodes[NR_PAGES], status[NR_PAGES], i;
@@ -160,8 +162,9 @@ static bool host_move_pages(u64 n)
 		pages[i] = gmem_hva(g, i);
 		nodes[i] = n & 1;
 	}
+	/* Pages that left the LRU can't be moved, and are counted. */
 	return syscall(SYS_move_pages, 0, (long)NR_PAGES, pages, nodes, status,
-		       MPOL_MF_MOVE) >= 0;
+		       MPOL_MF_MOVE) > 0;
 }
 
 static bool host_uffd_wp_async(u64 n)
@@ -189,6 +192,31 @@ static bool host_uffd_wp_async(u64 n)
 }
 
 /*
+ * Try to take the memory of a page offline.  That goes on until a signal ends
+ * it, because guest_memfd's pages look movable.
+ */
+static bool host_offline(u64 n)
+{
+	u64 pfn = hwpoison_mapped_pfn(gmem_hva(g, n % NR_PAGES));
+	char path[64], size[32];
+	pid_t pid;
+
+	if (!pfn || cg_read(MEMORY_DIR, "block_size_bytes", size, sizeof(size)))
+		return false;
+
+	snprintf(path, sizeof(path), MEMORY_DIR "/memory%llu/state",
+		 pfn * PAGE_SIZE / strtoull(size, NULL, 16));
+	pid = fork();
+	if (!pid) {
+		ualarm(100000, 0);
+		if (!write_file(path, "offline"))
+			write_file(path, "online");
+		_exit(0);
+	}
+	return pid > 0 && waitpid(pid, NULL, 0) == pid;
+}
+
+/*
  * Prioritize conversions, but none of the threads that start later: the number
  * of conversions counts, and they should preempt users at any point.
  */
@@ -206,8 +234,7 @@ static u64 *last_word(int page)
 	return gmem_hva(g, page + 1) - 1;
 }
 
-/* The last page stays shared. */
-GMEM_FIXTURE(transient, NR_PAGES + 1)
+GMEM_FIXTURE(transient, NR_PAGES)
 
 FIXTURE_VARIANT(transient) {
 	struct worker users[17];
@@ -219,7 +246,7 @@ FIXTURE_VARIANT(transient) {
 /* Plain accesses, as guests and VMMs make all the time. */
 FIXTURE_VARIANT_ADD(transient, faults) {
 	.heavy = true,
-	.users = { USER(touch), USER(touch), USER(populate) },
+	.users = { USER(touch), USER(touch) },
 };
 
 FIXTURE_VARIANT_ADD(transient, references) {
@@ -248,6 +275,7 @@ FIXTURE_VARIANT_ADD(transient, compaction) { .users = { USER(compaction) } };
 FIXTURE_VARIANT_ADD(transient, mremap) { .users = { USER(mremap) } };
 FIXTURE_VARIANT_ADD(transient, fork) { .users = { USER(fork) } };
 FIXTURE_VARIANT_ADD(transient, move_pages) { .users = { USER(move_pages) } };
+FIXTURE_VARIANT_ADD(transient, offline) { .users = { USER(offline) } };
 FIXTURE_VARIANT_ADD(transient, uffd_wp_async) { .users = { USER(uffd_wp_async) } };
 
 TEST_F_TIMEOUT(transient, conversions, 7200)
@@ -306,9 +334,11 @@ TEST_F_TIMEOUT(transient, conversions, 7200)
 	}
 	ASSERT_EQ(0, nr_wrong);
 	for (i = 0; i < nr_users; i++)
-		EXPECT_NE(0, users[i].nr_done + users[i].nr_failed);
-	if (users[0].work == host_touch || users[0].work == host_mremap)
-		ASSERT_NE(0, users[0].nr_done);
+		ASSERT_NE(0, users[i].nr_done + users[i].nr_failed);
+	/* E.g. no userfaultfd, only one node, or no permission. */
+	if (!users[0].nr_done && users[0].work != host_touch)
+		SKIP(return, "'%s' never succeeded", users[0].name);
+	ASSERT_NE(0, users[0].nr_done);
 }
 
 GMEM_FIXTURE(fault, 1)

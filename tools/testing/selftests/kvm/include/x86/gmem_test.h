@@ -54,6 +54,7 @@ static struct gmem_vm * const g = &gmem_test_vm;
 									\
 	FIXTURE_TEARDOWN(name) {					\
 		gmem_vm_free(g);					\
+		hwpoison_unpoison_all();				\
 	}
 
 /* Skip a case if there is a reason, i.e. @reason isn't NULL. */
@@ -105,7 +106,7 @@ static inline int convert_during_unpin(int page)
 	pthread_t thread;
 	int i, r = -1;
 
-	for (i = 0; i < 5 && r; i++) {
+	for (i = 0; i < 5 && (r == -1 || r == EAGAIN); i++) {
 		*gmem_hva(g, page) = 1;
 		close_later(&thread, gmem_pin(g, page, 1));
 		start = time_now();
@@ -117,6 +118,16 @@ static inline int convert_during_unpin(int page)
 		kvm_pthread_join(thread, NULL);
 	}
 	return r;
+}
+
+/* Fault in one of the first four pages, for use by a worker. */
+static inline bool fault_in_page(u64 n)
+{
+	u64 *hva = gmem_hva(g, n % 4);
+
+	madvise(hva, PAGE_SIZE, MADV_DONTNEED);
+	(void)READ_ONCE(*hva);
+	return true;
 }
 
 /*
