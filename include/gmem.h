@@ -220,8 +220,8 @@ static inline int gmem_create(int vm_fd, __u64 size, __u64 flags)
  * @gmem_fd: the file, created with GUEST_MEMFD_FLAG_MMAP
  * @size: size of the file, in bytes
  *
- * The mapping stays valid across conversions until munmap().  Each page follows
- * its attribute: touching a page while it is private raises SIGBUS
+ * The mapping stays valid across conversions until munmap().  Only shared pages
+ * can be accessed: touching a page while it is private raises SIGBUS
  * (BUS_ADRERR), and system calls that access it fail with EFAULT.
  *
  * Return: the address, or NULL with the reason in errno.

@@ -163,7 +163,7 @@ void bench_references(void)
 		t = now();
 		if (fallocate(fd, FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE,
 			      REF_PAGES * PAGE_BYTES, PAGE_BYTES))
-			err(1, "punching the memfd");
+			err(1, "punching a hole in the memfd");
 		sample[i] = now() - t;
 	}
 	row(median(sample, MAX_ROUNDS), "call",

@@ -89,7 +89,7 @@ void vm_open_unbound(struct vm *vm, __u64 size)
 	vm->mem = NULL;
 }
 
-/* All memory is one guest_memfd, shared at first. */
+/* All memory is in one guest_memfd, and shared at first. */
 void vm_open(struct vm *vm, __u64 size)
 {
 	vm_open_unbound(vm, size);
@@ -100,7 +100,7 @@ void vm_open(struct vm *vm, __u64 size)
 	create_memslot(vm);
 }
 
-/* Shared memory is anonymous, private memory a guest_memfd. */
+/* Shared memory is anonymous, and private memory is in a guest_memfd. */
 void vm_open_per_vm(struct vm *vm, __u64 size)
 {
 	create_vm(vm, size, 0);
@@ -202,7 +202,7 @@ void vm_punch_range(struct vm *vm, __u64 offset, __u64 size)
 {
 	if (fallocate(vm->gmem_fd, FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE,
 		      offset, size))
-		err(1, "punching the guest_memfd");
+		err(1, "punching a hole in the guest_memfd");
 }
 
 void vm_punch(struct vm *vm)

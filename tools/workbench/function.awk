@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: GPL-2.0-only
 #
-# awk -f function.awk -v name=NAME FILE.c: print the first and the last line of a definition as "FIRST,LAST", or
-# nothing.
+# awk -f function.awk -v name=NAME FILE.c: print the numbers of the first and the last line of a definition, as
+# "FIRST,LAST", or nothing if there is no definition.
 #
 # NAME is the name of a function, a variable, a struct or a #define, or the first argument of a macro that defines
 # something, e.g. TRACE_EVENT(). Definitions begin in column 0. If they are longer than a line, they end with a brace or
-# parenthesis in column 0; a #define ends with the first line without a backslash. Declarations do not count.
+# parenthesis in column 0; a #define ends with the first line without a backslash at its end. Declarations of functions,
+# and those with extern, do not count.
 
 function begin()
 {

@@ -193,9 +193,10 @@ each_kernel()
 	return $bad
 }
 
+# cmd_each [KERNEL...]: x86_64 stands for the checks of lint, with its own configuration.
 cmd_each()
 {
-	local began steps failed=0 variant
+	local began steps failed=0 kernel
 
 	have_tree
 	series_exists || { note "patches/ is empty: nothing to check"; return 0; }
@@ -203,12 +204,15 @@ cmd_each()
 	began=$(date +%s)
 	# Only commits that change kernel code.
 	steps=$(tgit rev-list --reverse base..HEAD -- ':!tools' ':!Documentation' ':!MAINTAINERS')
-	# shellcheck disable=SC2086 # a list of commits
-	lint_commits arch/x86/kvm/ $steps || failed=1
-	# shellcheck disable=SC2013 # names, one a line
-	for variant in $(awk '/^[^#]/ && $2 == "linux" && $1 != "x86_64" { print $1 }' "$WB/kernels"); do
+	# shellcheck disable=SC2046 # names, one a line
+	[ $# -gt 0 ] || set -- $(awk '/^[^#]/ && $2 == "linux" { print $1 }' "$WB/kernels")
+	for kernel; do
+		kernel_take "$kernel"
 		# shellcheck disable=SC2086 # a list of commits
-		each_kernel "$variant" $steps || failed=1
+		case $kernel in
+		x86_64)	lint_commits arch/x86/kvm/ $steps ;;
+		*)	each_kernel "$kernel" $steps ;;
+		esac || failed=1
 	done
 	note "$(echo "$steps" | wc -l) patches of kernel code, in $(elapsed "$began")"
 	return $failed

@@ -30,7 +30,7 @@
 #include "gmem_vm.h"
 #endif
 
-/* The page that fails, with a neighbour to either side. */
+/* The page that fails, with a neighbour on either side. */
 #define NR_PAGES	3
 #define VALUE		0x5aul
 #define NO_VALUE	(~0ul)
@@ -171,7 +171,7 @@ static void create_file(bool mapped, bool dirty)
 		kvm_madvise(page, page_size, MADV_DONTNEED);
 
 	TEST_ASSERT_EQ(hwpoison_is_mapped(page), mapped);
-	/* If it is mapped and dirty, only the page table may know so. */
+	/* That a mapped page is dirty may be recorded only in the page table. */
 	if (!mapped || !dirty)
 		TEST_ASSERT_EQ(!!(hwpoison_page_flags(pfn) & BIT_ULL(KPF_DIRTY)), dirty);
 }
@@ -193,7 +193,7 @@ static void shared_row(const struct row *row)
 static const char *private_unsupported(void)
 {
 	if (!(kvm_check_cap(KVM_CAP_VM_TYPES) & BIT(KVM_X86_SW_PROTECTED_VM)))
-		return "no KVM_X86_SW_PROTECTED_VM";
+		return "no software-protected VMs";
 
 	return hwpoison_alloc_unsupported();
 }
@@ -314,7 +314,7 @@ static void test_soft_offline(void)
 
 		/*
 		 * A new page can be in an LRU cache, whose reference would
-		 * prevent offlining.  Compaction begins by draining them.
+		 * prevent offlining.  Compaction begins by draining all caches.
 		 */
 		TEST_ASSERT(!write_file(COMPACT, "1"), "Cannot write to " COMPACT);
 		r = write_file(SOFT_OFFLINE, "0x%lx", pfn * page_size);

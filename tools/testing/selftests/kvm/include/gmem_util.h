@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * Helpers for guest_memfd tests that work without a VM: time, signals, CPUs,
- * threads, kernel files, and what those files report about a guest_memfd.
+ * VM-independent helpers for guest_memfd tests, e.g. for time, signals, CPUs,
+ * threads, memory accesses, kernel files, failing allocations, and tracing.
  */
 #ifndef SELFTEST_KVM_GMEM_UTIL_H
 #define SELFTEST_KVM_GMEM_UTIL_H
@@ -47,14 +47,14 @@ bool try_write(u64 *hva, u64 value);
 
 /*
  * Inject an error into a page, as if this thread had accessed it.  Return true
- * on success.  Needs catch_sigbus(), too.
+ * on success.  Call catch_sigbus() once beforehand, too.
  */
 bool try_poison(u64 *hva);
 
 /*
  * Return the nth, counting from 0, of the CPUs that the process was allowed to
- * run on when it was started, or the last one if there are fewer.  Emulated
- * machines may reserve CPUs for tasks that don't run VMs.
+ * run on when it was started, or the last one if there are fewer.  Other CPUs
+ * of an emulated machine may be unable to run VMs.
  */
 int nth_cpu(int n);
 
@@ -64,7 +64,7 @@ const char *smp_unsupported(void);
 /* Wait until another thread or a guest changes a word.  Return false on timeout. */
 bool wait_for_change(u64 *word, u64 old);
 
-/* Start a thread that closes the file descriptor of a pin while KVM waits for it. */
+/* Start a thread that unpins a page, by closing @fd, while KVM waits for the page. */
 void close_later(pthread_t *thread, int fd);
 
 /* A thread that repeats an operation. */
@@ -77,7 +77,7 @@ struct worker {
 	u64 nr_failed;
 };
 
-/* Stopping waits for the threads to end, and prints each one's counts. */
+/* workers_stop() joins the threads, and prints how often each succeeded or failed. */
 void workers_start(struct worker *workers, int nr);
 void workers_stop(struct worker *workers, int nr);
 
@@ -119,27 +119,27 @@ struct trace {
 	char event[64];
 };
 
-/* @event is the path of its directory in events/. */
+/* @event is a directory below events/, e.g. "kvm/kvm_gmem_convert". */
 const char *trace_unsupported(const char *event);
 void __printf(3, 4) trace_start(struct trace *t, const char *event,
 				const char *filter, ...);
 void trace_stop(struct trace *t);
 
-/* Consume all events.  Return their number, and the text of the last one. */
+/* Consume all events.  Return their number, and store the last one in @text. */
 int trace_take(struct trace *t, char *text, size_t size);
 
-/* Return the number that follows @name, which includes the field's delimiters. */
+/* Return the number after @name, the name of a field with delimiters: " pfn=". */
 u64 trace_field(const char *text, const char *name);
 
 /* Contents of /proc/<pid>/fdinfo/<fd> for a guest_memfd. */
 struct gmem_fdinfo {
-	u64 size;		/* in bytes, like shared and private */
+	u64 size;		/* in bytes */
 	u64 flags;
-	u64 shared;
-	u64 private;
-	u64 ranges;		/* that are shared or private throughout */
-	u64 allocated;		/* pages, like poisoned */
-	u64 poisoned;
+	u64 shared;		/* in bytes */
+	u64 private;		/* in bytes */
+	u64 ranges;		/* of pages with the same attribute */
+	u64 allocated;		/* in pages */
+	u64 poisoned;		/* in pages */
 	u64 page_size;		/* preferred size of allocations, in bytes */
 	u64 chunks;		/* 2 MiB chunks that are still whole */
 };

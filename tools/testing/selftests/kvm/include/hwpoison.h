@@ -10,17 +10,17 @@ const char *hwpoison_unsupported(void);
 
 /*
  * Inject an error that no access has hit, i.e. without MF_ACTION_REQUIRED.
- * Return 0 if memory_failure() has handled it, -errno if it reports a failure.
- * If another task happens to hold a reference, memory_failure() can't rule out
- * that the page is still in use, and reports -EBUSY although it has handled the
+ * Return 0 or the -errno that memory_failure() reports.  If another task
+ * happens to hold a reference to the page, memory_failure() can't rule out that
+ * the page is still in use, and reports -EBUSY although it has handled the
  * error.
  */
 int hwpoison_inject(u64 pfn);
 
 /*
- * hwpoison_remember() adds a page to those that hwpoison_unpoison_all()
- * recovers; hwpoison_inject() calls it itself.  Only pages that are no longer
- * in use can be recovered.  hwpoison_unpoison_all() returns how many were not.
+ * hwpoison_unpoison_all() recovers the pages poisoned by hwpoison_inject(), and
+ * those of hwpoison_remember().  Only pages that are no longer in use can be
+ * recovered.  Return the number of pages that were not recovered.
  */
 void hwpoison_remember(u64 pfn);
 int hwpoison_unpoison_all(void);
@@ -28,7 +28,7 @@ int hwpoison_unpoison_all(void);
 /*
  * Store in @handling how the kernel has handled the error in a page, as logged
  * since hwpoison_log_open(): "Recovered", "Delayed", "Failed", "Ignored", or
- * "nothing".
+ * "nothing" if no handling was logged.
  */
 int hwpoison_log_open(void);
 void hwpoison_log_read(int fd, u64 pfn, char *handling, size_t size);

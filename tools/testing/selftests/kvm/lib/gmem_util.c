@@ -197,7 +197,7 @@ int write_file(const char *path, const char *fmt, ...)
 const char *fail_nth_unsupported(void)
 {
 	return access_unsupported(FAULT_DIR "failslab/ignore-gfp-wait", W_OK,
-				  "CONFIG_FAILSLAB or debugfs is missing");
+				  "no failslab in debugfs (this needs root and CONFIG_FAILSLAB)");
 }
 
 int fail_nth_open(void)

@@ -20,7 +20,7 @@
 const char *hwpoison_unsupported(void)
 {
 	if (geteuid())
-		return "memory errors need root";
+		return "injecting memory errors needs root";
 
 	return access_unsupported(DEBUGFS "corrupt-pfn", W_OK,
 				  "no " DEBUGFS "corrupt-pfn (CONFIG_HWPOISON_INJECT)") ?:
@@ -52,7 +52,7 @@ static int hwpoison_unpoison(u64 pfn)
 {
 	int tries, r = -EBUSY;
 
-	/* Unpoisoning fails while others hold references, however briefly. */
+	/* Unpoisoning fails while a page has other users, however briefly. */
 	for (tries = 0; r == -EBUSY && tries < 50; tries++) {
 		if (tries)
 			usleep(10000);
@@ -89,7 +89,7 @@ void hwpoison_log_read(int fd, u64 pfn, char *handling, size_t size)
 
 	for (;;) {
 		len = read(fd, record, sizeof(record) - 1);
-		if (len < 0 && errno == EPIPE)	/* overwritten: go on */
+		if (len < 0 && errno == EPIPE)	/* records were overwritten */
 			continue;
 		if (len <= 0)
 			return;
@@ -127,7 +127,7 @@ u64 hwpoison_page_flags(u64 pfn)
 
 const char *hwpoison_pfn_unsupported(void)
 {
-	return geteuid() ? "the pfns of mapped pages need root" : NULL;
+	return geteuid() ? "reading the pfns of mapped pages needs root" : NULL;
 }
 
 bool hwpoison_is_mapped(const void *hva)
@@ -145,7 +145,7 @@ u64 hwpoison_mapped_pfn(const void *hva)
 const char *hwpoison_alloc_unsupported(void)
 {
 	return trace_unsupported(EVENT) ?
-	       "no tracepoint that reports the pfn of private memory" : NULL;
+	       "no tracepoint " EVENT " (this needs root and tracefs)" : NULL;
 }
 
 /*

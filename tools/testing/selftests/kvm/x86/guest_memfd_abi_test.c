@@ -187,7 +187,7 @@ TEST_F(abi, inaccessible_struct)
 	ASSERT_EQ(EFAULT, set_attrs(g->fd, NULL));
 	ASSERT_EQ(EFAULT, set_attrs(g->fd, end - size + 8));
 
-	/* Use one that is complete except for its last 8 bytes, which are reserved. */
+	/* Use a valid struct whose last 8 bytes, which are reserved, can't be read. */
 	memcpy(end - size + 8, &attrs, size - 8);
 	ASSERT_EQ(EFAULT, set_attrs(g->fd, end - size + 8));
 	ASSERT_TRUE(gmem_host_can_access(g, 0, NR_PAGES));
@@ -287,7 +287,7 @@ TEST_F(abi, struct_in_the_file)
 
 	SKIP_IF(gmem_pin_unsupported());
 
-	/* Neither being mapped nor being private already makes a page busy. */
+	/* A page is not busy just because it is mapped or already private. */
 	gmem_make_private(g, 8, 2);
 	ASSERT_TRUE(gmem_host_can_access_all_but(g, 8, 2));
 	*attrs = range(PAGE_SIZE, DATA_SIZE - PAGE_SIZE, PRIVATE);
@@ -298,7 +298,7 @@ TEST_F(abi, struct_in_the_file)
 	ASSERT_EQ(0, memcmp(attrs, &expected, sizeof(*attrs)));
 	ASSERT_TRUE(gmem_host_can_access_all_but(g, 8, 2));
 
-	/* Errors in the request take precedence. */
+	/* Errors in the request take precedence over pages in use. */
 	expected.flags = 1;
 	ASSERT_UNTOUCHED(EINVAL, g->fd, expected);
 	ASSERT_UNTOUCHED(EINVAL, g->fd, range(0, DATA_SIZE + PAGE_SIZE, PRIVATE));

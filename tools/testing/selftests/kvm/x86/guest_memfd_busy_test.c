@@ -56,7 +56,7 @@ TEST_F_TIMEOUT(busy, faults_during_wait, 120)
 	ASSERT_LE(50 * i, nr_faults);
 }
 
-/* After a failure, all pages but the pinned one must still be mapped. */
+/* After a failure, all pages must still be mapped, except the pinned one in the host. */
 TEST_F(busy, mappings_after_failure)
 {
 	const int pinned = 5;
@@ -91,7 +91,7 @@ static bool allocate(u64 n)
 	return true;
 }
 
-/* A large allocation must not hold the lock all the time. */
+/* A large allocation must not hold the invalidate lock all the time. */
 TEST_F_TIMEOUT(busy, long_allocation, 120)
 {
 	struct worker allocator = { "allocate", allocate };
@@ -116,8 +116,8 @@ GMEM_FIXTURE(many, MANY_PAGES)
 
 /*
  * A VMM that drops 16 pins one by one, following error_offset, should be done
- * within two seconds.  As machines can be slow, only require that most of them
- * are reported within half a second each.  The first busy page in the range is
+ * within two seconds.  As machines can be slow, only require that most pins are
+ * reported within half a second each.  The first busy page in the range is
  * reported, regardless of the order of pins.
  */
 TEST_F_TIMEOUT(many, pins_dropped_one_by_one, 120)

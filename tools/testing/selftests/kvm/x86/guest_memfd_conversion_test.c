@@ -32,7 +32,7 @@ TEST_F(conversion, contents)
 	gmem_check(g, 0, NR_PAGES);
 	ASSERT_EQ(0x1111, gmem_write(g, 4, 0x1111));
 
-	/* The host can use all pages but these. */
+	/* The host can use all pages but the private ones. */
 	ASSERT_TRUE(gmem_host_can_access_all_but(g, 4, 2));
 	ASSERT_FALSE(gmem_splice(g, 4, 1, 0));
 	TEST_EXPECT_SIGBUS((void)READ_ONCE(*gmem_hva(g, 4)));
@@ -119,8 +119,8 @@ TEST_F(conversion, one_zap_and_flush)
 }
 
 /*
- * Have a worker write to the first page, and convert the page.  When the call
- * returns, the worker can't write to the page anymore.
+ * Have a worker write to the first page, and convert the page.  Once conversion
+ * to private has returned, the worker can't write to the page anymore.
  */
 static void convert_while_written(struct __test_metadata *_metadata,
 				  struct worker *w)
@@ -211,7 +211,7 @@ TEST_F_TIMEOUT(kvm, fault_retries, 120)
 
 	ASSERT_LE(NR_FAULTS, fixed);
 	EXPECT_GE(fixed / 10, taken - fixed);
-	/* Each conversion makes a fault wait, and there are two in a round. */
+	/* Both conversions of a round make a fault wait.  Expect fewer retries than rounds. */
 	EXPECT_GT(flipper.nr_done, taken - fixed);
 	ASSERT_LT(100, flipper.nr_done);
 }
@@ -229,8 +229,8 @@ static bool run_and_set_clock(u64 n)
 }
 
 /*
- * KVM changes the version with each update of the structure, which is at the
- * start of page 3.
+ * The structure for @msr is at the start of page 3.  KVM changes its version
+ * with each update.
  */
 static void convert_kvms_page(struct __test_metadata *_metadata, u32 msr,
 			      size_t version_offset)

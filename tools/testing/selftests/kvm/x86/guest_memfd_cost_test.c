@@ -20,7 +20,7 @@
 
 #define NR_FRAGMENTS	100000
 #define FRAGMENTED_SIZE	((NR_FRAGMENTS + 1) * GMEM_FRAGMENT_SIZE)
-/* The maximum wait of others: in ms, and relative to the operation's time. */
+/* The maximum wait of other tasks: in ms, and in percent of the operation's time. */
 #define WAIT_MS		100
 #define WAIT_PERCENT	25
 
@@ -56,7 +56,7 @@ static bool fill_lru_cache(u64 n)
 	return true;
 }
 
-/* Return how often that thread was switched out, with or without conversions. */
+/* Return how often the bystander was switched out, with or without conversions. */
 static s64 count_switches(bool convert)
 {
 	u64 before = READ_ONCE(nr_switches);
@@ -189,10 +189,10 @@ static void *watch(void *arg)
 
 /*
  * Return how long tasks have to wait while a fragmented file is closed or made
- * uniform, as a percentage of the time that takes, capped so that WAIT_PERCENT
- * of it is at most WAIT_MS.  If the host preempts emulated CPUs, tasks have to
- * wait even while nothing happens, and even longer for a conversion.  Hence
- * subtract twice the wait while nothing happens.
+ * uniform, as a percentage of the operation's time.  Cap that time, so that
+ * WAIT_PERCENT of it is at most WAIT_MS.  If the host preempts emulated CPUs,
+ * tasks have to wait even while nothing happens, and even longer during the
+ * operation.  Hence subtract twice the wait while nothing happens.
  */
 static u64 wait_percent(bool close)
 {

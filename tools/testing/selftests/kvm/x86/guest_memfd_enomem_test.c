@@ -88,8 +88,8 @@ TEST_F_TIMEOUT(alloc, every_failure, 300)
 }
 
 /*
- * Only actual changes need memory, which is allocated before checking pages, see
- * enomem_during_wait for pages in use.
+ * Only actual changes need memory, which is allocated before pages are checked.
+ * For pages in use, see enomem_during_wait.
  */
 TEST_F(alloc, enomem_precedence)
 {
@@ -106,7 +106,7 @@ TEST_F(alloc, enomem_precedence)
 	ASSERT_REFUSED(ENOMEM, page, page, 10);
 	ASSERT_TRUE(fail_nth_came(self->fail_nth));
 
-	/* Once there is memory, the page prevents the conversion. */
+	/* Once there is memory, the poisoned page prevents the conversion. */
 	ASSERT_REFUSED(EHWPOISON, poisoned, page, 10);
 	gmem_punch_hole(g, poisoned, 1);
 	ASSERT_EQ(0, hwpoison_unpoison_all());
@@ -142,7 +142,7 @@ TEST_F(alloc, enomem_during_wait)
 	SKIP_IF(gmem_pin_unsupported());
 
 	pin = gmem_pin(g, pinned, 1);
-	/* A conversion tries again only if others wait for the lock. */
+	/* A conversion tries again only if other tasks wait for the invalidate lock. */
 	nr_first = fail_with_pin(self->fail_nth, pinned);
 	workers_start(&faulter, 1);
 	nr = fail_with_pin(self->fail_nth, pinned);
@@ -188,12 +188,12 @@ FIXTURE_SETUP(memcg)
 	if (cg_find_unified_root(root, sizeof(root), NULL) ||
 	    cg_read_strstr(root, "cgroup.controllers", "memory") ||
 	    cg_write(root, "cgroup.subtree_control", "+memory"))
-		SKIP(return, "no cgroup v2 with a memory controller");
+		SKIP(return, "no cgroup v2 with a memory controller (this needs root)");
 
 	self->cgroup = cg_name_indexed(root, "gmem_memcg", getpid());
 	ASSERT_EQ(0, cg_create(self->cgroup));
 
-	/* Use a huge file without pages, so nothing else is charged. */
+	/* Use a large file without pages, so that only KVM's records are charged. */
 	gmem_vm_create(g, 1);
 	self->fd = gmem_create_shared(g, FILE_SIZE);
 }

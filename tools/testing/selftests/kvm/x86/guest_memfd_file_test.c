@@ -12,10 +12,9 @@
 #include "numaif.h"
 
 #define NR_PAGES	16
+#define BOUND_SIZE	BIT_ULL(38)
 
 GMEM_FIXTURE(file, NR_PAGES)
-
-#define BOUND_SIZE	BIT_ULL(38)
 
 /*
  * Files are empty except for their first and last page, so their size must not

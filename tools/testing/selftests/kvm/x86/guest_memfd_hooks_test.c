@@ -151,7 +151,7 @@ FIXTURE_VARIANT_ADD(steps, touched_pages) {
 		{ gmem_fill, 9, 1, 1 },
 		{ gmem_check, 1, 2 },
 		{ gmem_make_shared, 0, 2, -1 },
-		/* Convert pages that already match. */
+		/* Make requests that change nothing. */
 		{ gmem_make_shared, 0, 2 },
 		{ gmem_make_private, 2, 8 },
 		{ gmem_make_shared, 0, NR_PAGES, -2 },
@@ -172,7 +172,7 @@ FIXTURE_VARIANT_ADD(steps, freed_or_unbound_pages) {
 	},
 };
 
-/* One fault assigns all pages. */
+/* One fault assigns all pages of a chunk. */
 FIXTURE_VARIANT_ADD(steps, chunk) {
 	.huge = true,
 	.steps = {
@@ -235,7 +235,7 @@ TEST_F_TIMEOUT(steps, counters, 300)
 	}
 }
 
-/* Failures of hooks, after @nr_before other calls, that kill the VM. */
+/* Failures of hooks that kill the VM, see inject() for @nr_before. */
 FIXTURE_VARIANT(failure) {
 	const char *hook;
 	int nr_before;
@@ -287,7 +287,7 @@ TEST_F_TIMEOUT(failure, dead_vm, 300)
 	EXPECT_EQ(0, memcmp(&before, &after, sizeof(before)));
 	EXPECT_TRUE(gmem_host_can_access_all_but(g, 0, nr));
 
-	/* The VM can only be destroyed.  EIO precedes errors in the request. */
+	/* The VM can only be destroyed.  EIO takes precedence over errors in requests. */
 	EXPECT_EQ(EIO, gmem_convert(g, 0, 1, SHARED));
 	EXPECT_EQ(-1, g->error_page);
 	EXPECT_EQ(-1, ioctl(g->fd, KVM_SET_MEMORY_ATTRIBUTES2, NULL));

@@ -130,7 +130,7 @@ TEST_F_TIMEOUT(huge, allocation_fails, 300)
 	u64 allocated;
 
 	if (fail_slab_allocations(0))
-		SKIP(return, "CONFIG_FAILSLAB or debugfs is missing");
+		SKIP(return, "no failslab in debugfs (this needs root and CONFIG_FAILSLAB)");
 
 	/* A node of the page cache's tree is larger than a step. */
 	for (allocated = 0, space = 0; allocated < GMEM_CHUNK_PAGES; space += 500) {
@@ -170,7 +170,7 @@ TEST_F(huge, memcg_limit)
 	if (cg_find_unified_root(root, sizeof(root), NULL) ||
 	    cg_read_strstr(root, "cgroup.controllers", "memory") ||
 	    cg_write(root, "cgroup.subtree_control", "+memory"))
-		SKIP(return, "no cgroup v2 with a memory controller");
+		SKIP(return, "no cgroup v2 with a memory controller (this needs root)");
 
 	cgroup = cg_name(root, "gmem_hugepage");
 	ASSERT_EQ(0, cg_create(cgroup));

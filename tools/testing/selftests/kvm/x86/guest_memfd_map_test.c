@@ -31,7 +31,7 @@ static int map_open(struct kvm_vm *vm)
 	fd = open(path, O_RDONLY);
 	TEST_ASSERT(fd >= 0, "Cannot open %s, errno: %d", path, errno);
 	TEST_ASSERT(!fstat(fd, &st) && !st.st_uid && (st.st_mode & 07777) == 0400,
-		    "Not only root can read %s", path);
+		    "%s isn't owned by root with mode 0400", path);
 	return fd;
 }
 
@@ -182,7 +182,7 @@ TEST_F_TIMEOUT(map, in_pieces, 120)
 	while (read(fd, &c, 1) == 1 && c != '\n')
 		;
 	nr_lines = map_read(fd, 100);
-	/* Lines that are already in the buffer, i.e. a page, are still returned. */
+	/* Lines that are already in the buffer, which is a page, are still returned. */
 	for (i = 0; i < nr_lines && map[i].ino != ino_of(second); i++)
 		EXPECT_LT(1, map[i].start);
 	EXPECT_GT(200, i);
@@ -237,12 +237,12 @@ static bool look(u64 n)
 
 	for (i = 0; i < nr - 1; i++) {
 		TEST_ASSERT(map[i].ino == ino_of(g->fd) && map[i].start == next,
-			    "Line %d starts at page %lu, not %lu", i, map[i].start, next);
+			    "Line %d is for page %lu of inode %lu", i, map[i].start, map[i].ino);
 		next += map[i].nr;
 	}
 	TEST_ASSERT(next == NR_PAGES && map[i].ino == ino_of(whole_fd) &&
 		    map[i].start == 0 && map[i].nr == WHOLE_PAGES,
-		    "%d lines cover %lu pages, and the last one %lu pages from %lu on",
+		    "%d lines cover %lu pages, and the next line %lu pages from page %lu on",
 		    i, next, map[i].nr, map[i].start);
 	return true;
 }

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Test the mode of tracking private memory that is in use, i.e. with
- * guest_memfd's in-place conversion (kvm.gmem_in_place_conversion) on or off,
- * for VMs with and without private memory.
+ * Test the current mode of tracking private memory, i.e. with guest_memfd's
+ * in-place conversion (kvm.gmem_in_place_conversion) on or off, for VMs with
+ * and without private memory.
  */
 #include <sys/stat.h>
 
@@ -17,7 +17,7 @@ static const unsigned long vm_types[] = {
 };
 
 FIXTURE(mode) {
-	bool choice;		/* the parameter exists */
+	bool choice;		/* kvm.gmem_in_place_conversion exists */
 	bool in_place;
 	bool sw_protected;
 };
@@ -45,8 +45,8 @@ FIXTURE_SETUP(mode)
 FIXTURE_TEARDOWN(mode) { }
 
 /*
- * Only one of the ioctls supports an attribute, and only if the VM has private
- * memory.  The other one need not even exist.
+ * Only KVM_SET_MEMORY_ATTRIBUTES or KVM_SET_MEMORY_ATTRIBUTES2 supports an
+ * attribute, and only if the VM has private memory.  The other need not exist.
  */
 TEST_F(mode, capabilities)
 {
@@ -133,7 +133,7 @@ TEST_F(mode, creation_flags)
  * If a file can't be mapped, i.e. lacks GUEST_MEMFD_FLAG_MMAP, shared memory is
  * in the file with in-place conversion, and at userspace_addr without it.  That
  * includes pages that KVM may map along with the one that is accessed, as it
- * does with shadow paging and without the TDP MMU.
+ * does with shadow paging, or if the TDP MMU is off.
  */
 TEST_F(mode, userspace_addr)
 {
@@ -152,7 +152,7 @@ TEST_F(mode, userspace_addr)
 		for (page = 0; page < NR_PAGES; page++)
 			*gmem_hva(g, page) = 0x1111 + page;
 
-		/* Shadow paging does so only if the guest's PTEs have been accessed. */
+		/* Shadow paging maps more pages only if the guest's PTEs have been accessed. */
 		for (round = 0; round < 2; round++) {
 			for (page = 0; page < NR_PAGES; page++)
 				ASSERT_EQ(self->in_place ? 0 : 0x1111 + page,

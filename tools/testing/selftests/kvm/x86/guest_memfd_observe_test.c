@@ -17,7 +17,7 @@ static u64 nr_drains, waited_ns;	/* of the last request */
 /* Expected values of the VM's statistics. */
 static struct {
 	u64 conversions[2];	/* to shared, to private */
-	u64 pages[2];
+	u64 pages[2];		/* converted: to shared, to private */
 	u64 busy;
 	u64 poisoned;
 } stats;
@@ -54,7 +54,7 @@ do {										\
 /*
  * Convert, and check the event and the statistics: the conversion must end with
  * errno @error, and change @nr_changed pages.  The event names the page that is
- * reported to userspace, or the first one if there is none.
+ * reported to userspace, or the first page of the range if none is.
  */
 static void observe(struct __test_metadata *_metadata, int fd, u64 page, u64 nr,
 		    u64 attributes, int error, u64 nr_changed)

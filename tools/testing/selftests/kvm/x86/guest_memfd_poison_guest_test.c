@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
  * Test that guests can't access poisoned pages of a guest_memfd, whether
- * private or shared, and that a VMM can replace them.  Shared memory is that of
- * ordinary VMs, see guest_memfd_poison_test.c for software-protected ones.
+ * private or shared, and that a VMM can replace them.  Test shared memory in
+ * ordinary VMs; for software-protected VMs, see guest_memfd_poison_test.c.
  */
 #include <linux/kernel-page-flags.h>
 
@@ -32,7 +32,7 @@ FIXTURE_SETUP(poison)
 	self->lost = gmem_poison_begin();
 	__gmem_vm_create(g, type, variant->private ? 0 : GUEST_MEMFD_FLAG_MMAP |
 			 GUEST_MEMFD_FLAG_INIT_SHARED, NR_PAGES);
-	/* With in-place conversion, the file is private without INIT_SHARED. */
+	/* Without in-place conversion, all memory starts out shared. */
 	if (variant->private && gmem_vm_unsupported())
 		vm_set_memory_attributes(g->vm, GMEM_GPA, DATA_SIZE, PRIVATE);
 }
@@ -71,8 +71,8 @@ TEST_F(poison, mapped_page)
 }
 
 /*
- * Unpoisoned pages are free again.  They go to a per-CPU list first, which is
- * drained when the next page of the zone is unpoisoned, so expect most of them.
+ * Unpoisoned pages go to a per-CPU list, which is drained when the next page of
+ * the zone is unpoisoned.  So expect most pages, if not all, to be free.
  */
 TEST_F_TIMEOUT(poison, unpoisoned_pages, 120)
 {

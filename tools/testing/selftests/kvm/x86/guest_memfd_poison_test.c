@@ -36,7 +36,7 @@ FIXTURE_TEARDOWN(poison)
 	gmem_vm_free(g);
 }
 
-/* Return true if all other pages are shared, with their old contents. */
+/* Return true if all pages but @bad are shared, with their old contents. */
 static bool rest_is_shared(int bad)
 {
 	int i;
@@ -59,7 +59,7 @@ do {									\
 
 TEST_F(poison, shared_page)
 {
-	/* In memory that is read-only, so KVM can't write error_offset. */
+	/* This struct is read-only, so KVM can't write error_offset. */
 	static const struct kvm_memory_attributes2 attrs = {
 		.size = DATA_SIZE,
 		.attributes = PRIVATE,
@@ -200,14 +200,14 @@ TEST_F(poison, exit_with_slot_offset)
 	gmem_set_slot(g, GMEM_SLOT, 0, NR_PAGES, 0);
 }
 
-static int struck;	/* the page that an error strikes in the meantime */
+static int struck;	/* the page that an error strikes during conversions */
 
 static bool convert_both_ways(u64 n)
 {
 	int r = gmem_convert(g, 0, NR_PAGES, PRIVATE);
 
 	TEST_ASSERT(!r || (r == EHWPOISON && g->error_page == struck),
-		    "The conversion failed, error: %d, page %ld", r, (long)g->error_page);
+		    "The conversion failed, errno: %d, page: %ld", r, (long)g->error_page);
 	if (!r)
 		gmem_make_shared(g, 0, NR_PAGES);
 	return !r;

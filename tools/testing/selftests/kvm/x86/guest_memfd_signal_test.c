@@ -24,9 +24,8 @@ static struct {
 	int fd;
 	int err;
 	u64 whole_us;
-	/* Set by this process, cleared by the child. */
+	/* Written by this process, but the child clears go. */
 	bool go;
-	/* Written by this process. */
 	bool stop;
 } *child;
 
@@ -162,7 +161,7 @@ static u64 kill_converter(u64 us)
 
 TEST_F_TIMEOUT(signal, sigkill, 240)
 {
-	u64 whole_us, us = TOO_LATE;
+	u64 whole_us = -1, us = TOO_LATE;
 	struct timespec start;
 	int pin, i, nr_late = 0;
 
@@ -172,13 +171,15 @@ TEST_F_TIMEOUT(signal, sigkill, 240)
 	 * A task that is killed doesn't check the rest of the range.  Checking
 	 * all of it takes only a few milliseconds on a fast machine, and the
 	 * time to die depends on the load of the CPUs, so try many times.
-	 * Without mappings, the check takes nearly all of the time.
+	 * Without mappings, the check takes nearly all of a conversion's time.
 	 */
 	gmem_allocate(g, 0, BIG_PAGES);
-	start = time_now();
-	gmem_make_private(g, 0, BIG_PAGES);
-	whole_us = elapsed_us(start);
-	gmem_make_shared(g, 0, BIG_PAGES);
+	for (i = 0; i < 3; i++) {
+		start = time_now();
+		gmem_make_private(g, 0, BIG_PAGES);
+		whole_us = min(whole_us, elapsed_us(start));
+		gmem_make_shared(g, 0, BIG_PAGES);
+	}
 	for (i = 0; i < 50 && us > whole_us / 2; i++)
 		us = kill_converter(whole_us / 4);
 	ASSERT_GE(whole_us / 2, us);
@@ -270,10 +271,10 @@ TEST_F_TIMEOUT(signal, vmm_kill, 300)
 
 /*
  * A waiter is a VMM in another process.  This process converts all but the first
- * page of its file, and an operation of the waiter on the first page has to wait
- * for that.  Only the first page is mapped: a process that dies has to wait for
- * i_mmap_rwsem while another unmaps pages of a file that both have mapped, which
- * isn't tested here.
+ * page of the VMM's file, and an operation of the waiter on the first page has
+ * to wait for that conversion.  Only the first page is mapped: a process that
+ * dies has to wait for i_mmap_rwsem while another unmaps pages of a file that
+ * both have mapped, which isn't tested here.
  */
 FIXTURE(waiter) { };
 

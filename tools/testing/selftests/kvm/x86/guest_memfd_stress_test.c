@@ -13,7 +13,7 @@
 #include "gmem_test.h"
 
 #define NR_PAGES	8
-/* Tries of each of two workers: a page that can't be unpoisoned is lost. */
+/* A limit for each of two workers: a page that can't be unpoisoned is lost. */
 #define MAX_FAILURES	4096
 /* Far longer than any single operation takes, even in emulation. */
 #define HANG_SECONDS	10
@@ -47,7 +47,7 @@ static bool do_convert(u64 n)
 	return !r;
 }
 
-/* Punch only pages that no other worker relies on, see do_fail_pfn(). */
+/* Punch out only pages that no other worker relies on, see do_fail_pfn(). */
 static bool do_punch_hole(u64 n)
 {
 	int page = random() % (NR_PAGES / 2);

@@ -7,8 +7,7 @@
  *
  * usage: guest_memfd_users_test [harness options] [rounds]
  *
- * Without a number of rounds, conversions race with each type of user for a few
- * seconds.
+ * Without rounds, conversions race with each type of user for a few seconds.
  */
 #include <sched.h>
 #include <sys/syscall.h>
@@ -162,7 +161,7 @@ static bool host_move_pages(u64 n)
 		pages[i] = gmem_hva(g, i);
 		nodes[i] = n & 1;
 	}
-	/* Pages that left the LRU can't be moved, and are counted. */
+	/* This returns the number of pages that left the LRU, but can't be moved. */
 	return syscall(SYS_move_pages, 0, (long)NR_PAGES, pages, nodes, status,
 		       MPOL_MF_MOVE) > 0;
 }
@@ -192,8 +191,8 @@ static bool host_uffd_wp_async(u64 n)
 }
 
 /*
- * Try to take the memory of a page offline.  That goes on until a signal ends
- * it, because guest_memfd's pages look movable.
+ * Try to take the memory block of a page offline.  The kernel doesn't give up
+ * before a signal arrives, because guest_memfd's pages look movable.
  */
 static bool host_offline(u64 n)
 {
@@ -217,8 +216,8 @@ static bool host_offline(u64 n)
 }
 
 /*
- * Prioritize conversions, but none of the threads that start later: the number
- * of conversions counts, and they should preempt users at any point.
+ * Prioritize conversions, but none of the threads that start later: conversions
+ * should be many, and preempt users at any point.
  */
 static const char *convert_first(void)
 {
@@ -335,7 +334,7 @@ TEST_F_TIMEOUT(transient, conversions, 7200)
 	ASSERT_EQ(0, nr_wrong);
 	for (i = 0; i < nr_users; i++)
 		ASSERT_NE(0, users[i].nr_done + users[i].nr_failed);
-	/* E.g. no userfaultfd, only one node, or no permission. */
+	/* Users may need e.g. userfaultfd, a second node, or permission. */
 	if (!users[0].nr_done && users[0].work != host_touch)
 		SKIP(return, "'%s' never succeeded", users[0].name);
 	ASSERT_NE(0, users[0].nr_done);

@@ -95,7 +95,7 @@ do {									\
 } while (0)
 
 /*
- * Convert all memory to private while one page is pinned, and unpin it while
+ * Convert all memory to private while @page is pinned, and unpin @page while
  * KVM is waiting.  Try several times, as a busy machine may unpin it too late,
  * or before the conversion looks at it.  Return 0 once a conversion has waited
  * for the page and succeeded.
@@ -120,7 +120,7 @@ static inline int convert_during_unpin(int page)
 	return r;
 }
 
-/* Fault in one of the first four pages, for use by a worker. */
+/* For a worker that faults in the first four pages, one at a time. */
 static inline bool fault_in_page(u64 n)
 {
 	u64 *hva = gmem_hva(g, n % 4);
@@ -175,7 +175,7 @@ static inline int gmem_test_run(int argc, char **argv, const char *reason)
 		return gmem_test_run(argc, argv, reason);		\
 	}
 
-/* Take an optional number from the end of the command line, too. */
+/* Likewise, but set @number to the last argument if that is a number. */
 #define GMEM_TEST_MAIN_NUMBER(reason, number)				\
 	int main(int argc, char **argv)					\
 	{								\

@@ -18,11 +18,11 @@
 /* A VM whose guest reads and writes memory on request. */
 struct gmem_vm {
 	struct kvm_vm *vm;
-	struct kvm_vcpu *vcpu;	/* each hammer adds another one */
+	struct kvm_vcpu *vcpu;	/* for requests; hammers have vCPUs of their own */
 	int fd;			/* bound to GMEM_SLOT at GMEM_GPA from offset 0 */
-	char *mem;		/* the host's mapping of all of it */
+	char *mem;		/* the host's mapping of the whole file */
 	int nr_pages;
-	s64 error_page;		/* that the last conversion reported, or -1 */
+	s64 error_page;		/* reported by the last gmem_convert(), or -1 */
 	struct kvm_regs start;	/* the vCPU's initial registers */
 };
 
@@ -38,12 +38,12 @@ const char *gmem_hugepages_unsupported(void);
 
 #define GMEM_CHUNK_PAGES	512
 
-/* Create a VM with memory in chunks, regardless of the parameter. */
+/* Create a VM with memory in chunks, regardless of kvm.gmem_hugepages. */
 void gmem_vm_create_huge(struct gmem_vm *g, int nr_pages);
 
 /*
  * Create a VM of a given type, and a guest_memfd with @flags, which must be
- * valid for the type.  If the host can't map the file, @mem is unrelated
+ * valid for the type.  If the host can't map the file, @g->mem is unrelated
  * anonymous memory.
  */
 void __gmem_vm_create(struct gmem_vm *g, unsigned long type, u64 flags,
@@ -83,12 +83,12 @@ int gmem_continue(struct gmem_vm *g, u64 *value);
 /* Return the value of a vCPU's ucall.  Fail the test if it isn't a @cmd. */
 u64 gmem_get_ucall(struct kvm_vcpu *vcpu, u64 cmd);
 
-/* Have the guest write a different pattern to each page, and check the patterns. */
 static inline u64 gmem_pattern(int page)
 {
 	return 0xabcd00000000ull + page;
 }
 
+/* Have the guest write its pattern to each page, or check that it is there. */
 void gmem_fill(struct gmem_vm *g, int page, int nr);
 void gmem_check(struct gmem_vm *g, int page, int nr);
 
@@ -144,7 +144,7 @@ const char *gmem_pin_unsupported(void);
 
 /*
  * Hold references to pages for @us microseconds, as an I/O request does, and
- * read them.  Return true if that worked for at least one page.
+ * read the pages.  Return true if that worked for at least one page.
  */
 bool gmem_splice(struct gmem_vm *g, int page, int nr, int us);
 
@@ -163,7 +163,7 @@ bool gmem_refuses(struct gmem_vm *g, int page, bool private);
 
 /* How to treat accesses that fail. */
 enum gmem_hammer_mode {
-	HAMMER_LOSSLESS,	/* fail the test, also if a write gets lost */
+	HAMMER_LOSSLESS,	/* fail the test; a lost write fails it, too */
 	HAMMER_ONCE,		/* end the thread at the first failure */
 	HAMMER_RETRY,		/* try again, for memory that comes and goes */
 	HAMMER_MMIO,		/* missing memory reads as all ones */
@@ -178,7 +178,7 @@ struct gmem_hammer {
 	enum gmem_hammer_mode mode;
 	pthread_t thread;
 	int err;		/* errno of the last KVM_RUN, or 0 */
-	u64 nr_failures;	/* KVM_RUN failed, or exited due to missing memory */
+	u64 nr_failures;	/* of KVM_RUN, and exits due to missing memory */
 };
 
 /*

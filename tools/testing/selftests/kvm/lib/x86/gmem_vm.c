@@ -45,7 +45,7 @@ static void guest_code(void)
 	}
 }
 
-/* Shared by all hammers, written by the host while they run. */
+/* Shared by all hammers.  The host sets stop while they run. */
 static struct {
 	u64 nr_pages;
 	bool lossless;
@@ -327,7 +327,7 @@ bool gmem_is_refused(struct gmem_vm *g, int page, bool private, int err)
 	    run->memory_fault.flags == (private ? KVM_MEMORY_EXIT_FLAG_PRIVATE : 0))
 		return true;
 
-	ksft_print_msg("Page %d isn't refused: errno %d, reason %u, gpa 0x%llx, flags 0x%llx\n",
+	ksft_print_msg("Page %d isn't refused: errno %d, exit reason %u, gpa 0x%llx flags 0x%llx\n",
 		       page, err, run->exit_reason, run->memory_fault.gpa,
 		       run->memory_fault.flags);
 	return false;
@@ -343,7 +343,7 @@ bool gmem_refuses(struct gmem_vm *g, int page, bool private)
 const char *gmem_pin_unsupported(void)
 {
 	return access_unsupported(GUP_TEST_FILE, R_OK | W_OK,
-				  "CONFIG_GUP_TEST or debugfs is missing");
+				  "no gup_test in debugfs (this needs root and CONFIG_GUP_TEST)");
 }
 
 int __gmem_pin(struct gmem_vm *g, int page, int nr)
@@ -424,7 +424,7 @@ static void answer_mmio(struct gmem_hammer *h)
 
 	TEST_ASSERT(run->mmio.phys_addr >= GMEM_GPA &&
 		    run->mmio.phys_addr < GMEM_GPA + h->g->nr_pages * PAGE_SIZE,
-		    "MMIO at 0x%llx", run->mmio.phys_addr);
+		    "MMIO outside of the file, at gpa 0x%llx", run->mmio.phys_addr);
 	if (!run->mmio.is_write)
 		memset(run->mmio.data, 0xff, run->mmio.len);
 }
