@@ -332,7 +332,7 @@ static void check_map(void)
 	munmap(other, size);
 }
 
-/* Each event is either read, or counted as lost.  Use the buffer of a single CPU. */
+/* Each event is either read or counted as lost.  Record all of them on one CPU, so that its buffer overflows. */
 static void check_lost(void)
 {
 	cpu_set_t all, one;

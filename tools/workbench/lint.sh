@@ -200,14 +200,17 @@ cmd_each()
 
 	have_tree
 	series_exists || { note "patches/ is empty: nothing to check"; return 0; }
-	say "Each patch on its own: it builds, with no new warning"
-	began=$(date +%s)
 	# Only commits that change kernel code.
 	steps=$(tgit rev-list --reverse base..HEAD -- ':!tools' ':!Documentation' ':!MAINTAINERS')
 	# shellcheck disable=SC2046 # names, one a line
 	[ $# -gt 0 ] || set -- $(awk '/^[^#]/ && $2 == "linux" { print $1 }' "$WB/kernels")
 	for kernel; do
 		kernel_take "$kernel"
+		[ "$KTREE" = "$TREE" ] || die "the kernel $kernel has none of the patches"
+	done
+	say "Each patch on its own, in the configurations of: $*"
+	began=$(date +%s)
+	for kernel; do
 		# shellcheck disable=SC2086 # a list of commits
 		case $kernel in
 		x86_64)	lint_commits arch/x86/kvm/ $steps ;;

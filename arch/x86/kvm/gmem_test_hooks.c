@@ -182,7 +182,10 @@ int kvm_gmem_test_reclaim(kvm_pfn_t pfn, kvm_pfn_t nr_pages)
 	kvm_pfn_t end;
 	int r = 0;
 
-	/* kvm_gmem_reclaim_chunk() excludes memory_failure() by other means. */
+	/*
+	 * To exclude memory_failure(), a page in the file has to be locked.
+	 * For chunks, kvm_gmem_reclaim_chunk() takes bindings_lock instead.
+	 */
 	if (nr_pages == 1)
 		WARN_ON_ONCE(pfn_folio(pfn)->mapping && !folio_test_locked(pfn_folio(pfn)));
 	else

@@ -26,16 +26,14 @@ FIXTURE_SETUP(mode)
 {
 	struct stat st;
 
-	/*
-	 * The parameter doesn't exist if the kernel supports only one of the
-	 * modes.  The capability indicates which one.
-	 */
+	/* Without the parameter, there can't be memory attributes of VMs. */
 	self->choice = !stat(PARAM_FILE, &st);
 	if (self->choice) {
 		/* Any user can read the parameter, and none can change it. */
 		ASSERT_EQ(0444, st.st_mode & 07777);
 		self->in_place = get_kvm_param_bool("gmem_in_place_conversion");
 	} else {
+		ASSERT_EQ(0, kvm_check_cap(KVM_CAP_MEMORY_ATTRIBUTES));
 		self->in_place = kvm_check_cap(KVM_CAP_GUEST_MEMFD_MEMORY_ATTRIBUTES);
 	}
 	self->sw_protected = kvm_check_cap(KVM_CAP_VM_TYPES) &

@@ -198,6 +198,7 @@ static bool host_offline(u64 n)
 {
 	u64 pfn = hwpoison_mapped_pfn(gmem_hva(g, n % NR_PAGES));
 	char path[64], size[32];
+	int status, r;
 	pid_t pid;
 
 	if (!pfn || cg_read(MEMORY_DIR, "block_size_bytes", size, sizeof(size)))
@@ -207,12 +208,13 @@ static bool host_offline(u64 n)
 		 pfn * PAGE_SIZE / strtoull(size, NULL, 16));
 	pid = fork();
 	if (!pid) {
+		ignore_signal(SIGALRM);
 		ualarm(100000, 0);
-		if (!write_file(path, "offline"))
-			write_file(path, "online");
-		_exit(0);
+		r = write_file(path, "offline");
+		write_file(path, "online");
+		_exit(r != -EINTR);
 	}
-	return pid > 0 && waitpid(pid, NULL, 0) == pid;
+	return pid > 0 && waitpid(pid, &status, 0) == pid && !status;
 }
 
 /*

@@ -95,10 +95,10 @@ do {									\
 } while (0)
 
 /*
- * Convert all memory to private while @page is pinned, and unpin @page while
- * KVM is waiting.  Try several times, as a busy machine may unpin it too late,
- * or before the conversion looks at it.  Return 0 once a conversion has waited
- * for the page and succeeded.
+ * Convert @page to private while it is pinned, and unpin it while KVM is
+ * waiting.  Try several times, as a busy machine may unpin it too late, or
+ * before the conversion looks at it.  Return 0 once a conversion has waited for
+ * the page and succeeded.
  */
 static inline int convert_during_unpin(int page)
 {
@@ -110,9 +110,9 @@ static inline int convert_during_unpin(int page)
 		*gmem_hva(g, page) = 1;
 		close_later(&thread, gmem_pin(g, page, 1));
 		start = time_now();
-		r = gmem_convert(g, 0, g->nr_pages, PRIVATE);
+		r = gmem_convert(g, page, 1, PRIVATE);
 		if (!r && elapsed_ms(start) < 10) {
-			gmem_make_shared(g, 0, g->nr_pages);
+			gmem_make_shared(g, page, 1);
 			r = -1;
 		}
 		kvm_pthread_join(thread, NULL);
