@@ -15,12 +15,10 @@
 #include <linux/userfaultfd.h>
 
 #include "gmem_test.h"
-#include "cgroup_util.h"
 #include "numaif.h"
 #include "../../../../mm/gup_test.h"
 
 #define NR_PAGES	16
-#define MEMORY_DIR	"/sys/devices/system/memory"
 
 static u64 nr_rounds;
 
@@ -191,33 +189,6 @@ static bool host_uffd_wp_async(u64 n)
 }
 
 /*
- * Try to take the memory block of a page offline.  The kernel doesn't give up
- * before a signal arrives, because guest_memfd's pages look movable.
- */
-static bool host_offline(u64 n)
-{
-	u64 pfn = hwpoison_mapped_pfn(gmem_hva(g, n % NR_PAGES));
-	char path[64], size[32];
-	int status, r;
-	pid_t pid;
-
-	if (!pfn || cg_read(MEMORY_DIR, "block_size_bytes", size, sizeof(size)))
-		return false;
-
-	snprintf(path, sizeof(path), MEMORY_DIR "/memory%llu/state",
-		 pfn * PAGE_SIZE / strtoull(size, NULL, 16));
-	pid = fork();
-	if (!pid) {
-		ignore_signal(SIGALRM);
-		ualarm(100000, 0);
-		r = write_file(path, "offline");
-		write_file(path, "online");
-		_exit(r != -EINTR);
-	}
-	return pid > 0 && waitpid(pid, &status, 0) == pid && !status;
-}
-
-/*
  * Prioritize conversions, but none of the threads that start later: conversions
  * should be many, and preempt users at any point.
  */
@@ -276,7 +247,6 @@ FIXTURE_VARIANT_ADD(transient, compaction) { .users = { USER(compaction) } };
 FIXTURE_VARIANT_ADD(transient, mremap) { .users = { USER(mremap) } };
 FIXTURE_VARIANT_ADD(transient, fork) { .users = { USER(fork) } };
 FIXTURE_VARIANT_ADD(transient, move_pages) { .users = { USER(move_pages) } };
-FIXTURE_VARIANT_ADD(transient, offline) { .users = { USER(offline) } };
 FIXTURE_VARIANT_ADD(transient, uffd_wp_async) { .users = { USER(uffd_wp_async) } };
 
 TEST_F_TIMEOUT(transient, conversions, 7200)
