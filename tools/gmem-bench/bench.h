@@ -4,7 +4,6 @@
 
 #include <pthread.h>
 #include <stdbool.h>
-#include <stdnoreturn.h>
 
 #include "gmem.h"
 
